@@ -1,0 +1,97 @@
+"""Capability sets of the calling thread: read, limit, set, and keep over a change of user."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+
+from . import libc
+from .constants import (
+    CAPABILITIES,
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_CAPBSET_DROP,
+    PR_CAPBSET_READ,
+)
+from .errors import KernelError
+
+VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, Linux 2.6.26
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def mask(names: list[str]) -> int:
+    """The bit mask of capability names ("CAP_CHOWN"). Raises KeyError with the first unknown name."""
+    bits = 0
+    for name in names:
+        if name not in CAPABILITIES:
+            raise KeyError(name)
+        bits |= 1 << CAPABILITIES.index(name)
+    return bits
+
+
+def last() -> int:
+    """The highest capability number this kernel knows (34 on 2.6.32). Source: PR_CAPBSET_READ answers EINVAL above."""
+    number = len(CAPABILITIES) + 8
+    while number >= 0:
+        try:
+            libc.prctl(PR_CAPBSET_READ, number)
+            return number
+        except KernelError:
+            number -= 1
+    return number
+
+
+def get() -> tuple[int, int, int]:
+    """(effective, permitted, inheritable) of the calling thread, as bit masks."""
+    header = _Header(VERSION_3, 0)
+    data = (_Data * 2)()
+    libc.capget(header, data)
+    low, high = data
+    return (
+        low.effective | high.effective << 32,
+        low.permitted | high.permitted << 32,
+        low.inheritable | high.inheritable << 32,
+    )
+
+
+def set(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the three sets of the calling thread. Raises KernelError (EPERM for what it never had)."""
+    header = _Header(VERSION_3, 0)
+    data = (_Data * 2)()
+    for index, shift in ((0, 0), (1, 32)):
+        data[index].effective = effective >> shift & 0xFFFFFFFF
+        data[index].permitted = permitted >> shift & 0xFFFFFFFF
+        data[index].inheritable = inheritable >> shift & 0xFFFFFFFF
+    libc.capset(header, data)
+
+
+def limit_bounding(keep: int) -> None:
+    """Drop every capability outside `keep` from the bounding set. Linux 2.6.25; per thread for ever."""
+    for number in range(last() + 1):
+        if not keep >> number & 1 and libc.prctl(PR_CAPBSET_READ, number):
+            libc.prctl(PR_CAPBSET_DROP, number)
+
+
+def set_ambient(bits: int) -> None:
+    """Make `bits` the ambient set; each must be permitted and inheritable. Linux 4.3."""
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for number in range(bits.bit_length()):
+        if bits >> number & 1:
+            libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
+
+
+def clear_ambient_if_any() -> None:
+    """Clear the ambient set where the kernel has one; before Linux 4.3 there is nothing to clear."""
+    try:
+        libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise

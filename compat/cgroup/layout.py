@@ -1,0 +1,87 @@
+"""Which cgroup hierarchies are mounted where, and which controllers each carries."""
+
+from __future__ import annotations
+
+import os
+
+from .. import files, libc
+
+# Where joey mounts v1 hierarchies that nobody mounted (2.6.32 without cgconfig, minimal VMs).
+OWN_MOUNTS = "/run/joey/cgroup"
+
+# v1 controllers joey places a container in, in the order it does so.
+CONTROLLERS = ("cpuset", "cpu", "cpuacct", "memory", "pids", "blkio", "devices", "freezer", "hugetlb", "net_cls",
+               "net_prio", "perf_event", "rdma", "misc")  # fmt: skip
+
+
+class Hierarchy:
+    """A mounted hierarchy. `controllers` are v1 names, a v1 "name=..." or v2 names; `root` is the mount's own root."""
+
+    __slots__ = ("controllers", "mount", "root", "version")
+
+    def __init__(self, version: int, mount: str, controllers: tuple[str, ...], root: str = "/") -> None:
+        self.version = version
+        self.mount = mount
+        self.controllers = controllers
+        self.root = root
+
+    @property
+    def name(self) -> str:
+        """The directory name a container sees: "memory", "cpu,cpuacct", "systemd" (v1); "" for v2."""
+        if self.version == 2:
+            return ""
+        return ",".join(name.removeprefix("name=") for name in self.controllers)
+
+
+def hierarchies(mounts: list[files.Mount] | None = None) -> list[Hierarchy]:
+    """The mounted hierarchies, the first mount of each."""
+    found = []
+    seen: set[tuple[str, ...]] = set()
+    for mount in files.mounts() if mounts is None else mounts:
+        if mount.fstype == "cgroup2":
+            names = tuple(files.read_line(f"{mount.target}/cgroup.controllers").split())
+            key: tuple[str, ...] = ("cgroup2",)
+            entry = Hierarchy(2, mount.target, names, mount.root)
+        elif mount.fstype == "cgroup":
+            names = tuple(word for word in mount.options if word in CONTROLLERS or word.startswith("name="))
+            key = names
+            entry = Hierarchy(1, mount.target, names, mount.root)
+        else:
+            continue
+        if key not in seen and os.path.isdir(mount.target):
+            seen.add(key)
+            found.append(entry)
+    return found
+
+
+def own_paths(text: str | None = None) -> dict[str, str]:
+    """The caller's cgroup in each hierarchy: controller or "name=..." -> path, "" -> the v2 path. Source: cgroups(7)."""
+    if text is None:
+        text = files.read_text("/proc/self/cgroup")
+    paths = {}
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(","):
+            paths[name] = path
+    return paths
+
+
+def enabled_controllers() -> tuple[str, ...]:
+    """The controllers /proc/cgroups lists as enabled: what a v1 hierarchy could be mounted with."""
+    try:
+        lines = files.read_text("/proc/cgroups").splitlines()
+    except OSError:
+        return ()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return tuple(row[0] for row in rows if len(row) == 4 and row[3] == "1")
+
+
+def mount_own(controller: str) -> Hierarchy:
+    """Mount a v1 hierarchy for `controller` under OWN_MOUNTS, for every later container of this boot.
+
+    Raises KernelError: EBUSY when another hierarchy holds the controller.
+    """
+    target = f"{OWN_MOUNTS}/{controller}"
+    os.makedirs(target, mode=0o755, exist_ok=True)
+    libc.mount("cgroup", target, "cgroup", 2 | 4 | 8, controller)
+    return Hierarchy(1, target, (controller,))

@@ -1,0 +1,211 @@
+"""System calls through ctypes: one private prototype a call, and a function of two lines that calls, checks and raises.
+
+No decision is made here: a caller that can live with a failure catches KernelError. Calls without a wrapper in the
+C libraries of old hosts (glibc 2.12, musl) go through syscall(2) by number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+
+from .constants import AT_FDCWD, PRCTL_NAMES
+from .errors import KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MACHINE = os.uname().machine
+
+# <asm/unistd.h> for the calls of the start path; the whole tables are in syscalls.py.
+_NUMBERS = {
+    "x86_64": {
+        "clone": 56, "pivot_root": 155, "setns": 308, "capget": 125, "capset": 126, "seccomp": 317, "bpf": 321,
+        "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 250, "close_range": 436,
+    },
+    "aarch64": {
+        "clone": 220, "pivot_root": 41, "setns": 268, "capget": 90, "capset": 91, "seccomp": 277, "bpf": 280,
+        "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 219, "close_range": 436,
+    },
+}  # fmt: skip
+
+# PyDLL keeps the interpreter's lock over the call: clone() must not return in a child that waits for it.
+_libc = ctypes.CDLL(None, use_errno=True)
+_locked = ctypes.PyDLL(None, use_errno=True)
+
+
+def _prototype(name: str, *argtypes: type) -> Callable[..., int]:
+    function = _libc[name]
+    function.restype = c_int
+    function.argtypes = argtypes
+    return function
+
+
+def _numbered(name: str, *argtypes: type, library: ctypes.CDLL = _libc) -> Callable[..., int]:
+    """A function that makes the system call `name` by number; ENOSYS on an architecture without a table."""
+    number = _NUMBERS.get(MACHINE, {}).get(name, -1)
+    function = library["syscall"]
+    function.restype = c_long
+    function.argtypes = (c_long, *argtypes)
+    return lambda *args: function(number, *args)
+
+
+_mount = _prototype("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_umount2 = _prototype("umount2", c_char_p, c_int)
+_unshare = _prototype("unshare", c_int)
+_sethostname = _prototype("sethostname", c_char_p, ctypes.c_size_t)
+_setdomainname = _prototype("setdomainname", c_char_p, ctypes.c_size_t)
+_prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_personality = _prototype("personality", c_ulong)
+_clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, library=_locked)
+_pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
+_setns = _numbered("setns", c_int, c_int)
+_capget = _numbered("capget", c_void_p, c_void_p)
+_capset = _numbered("capset", c_void_p, c_void_p)
+_seccomp = _numbered("seccomp", c_uint, c_uint, c_void_p)
+_bpf = _numbered("bpf", c_int, c_void_p, c_uint)
+_openat2 = _numbered("openat2", c_int, c_char_p, c_void_p, ctypes.c_size_t)
+_open_tree = _numbered("open_tree", c_int, c_char_p, c_uint)
+_move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+_mount_setattr = _numbered("mount_setattr", c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
+_keyctl = _numbered("keyctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+
+
+def _check(call: str, result: int, path: str = "") -> int:
+    if result < 0:
+        raise KernelError(call, ctypes.get_errno(), path)
+    return result
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
+    """Mount, remount, bind, move or change propagation. Source: mount(2)."""
+    encoded = os.fsencode(data) if data else None
+    result = _mount(os.fsencode(source), os.fsencode(target), os.fsencode(fstype), flags, encoded)
+    _check("mount", result, target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Unmount `target`. Source: umount2(2)."""
+    _check("umount2", _umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Swap the root mount of the caller's mount namespace. Source: pivot_root(2)."""
+    _check("pivot_root", _pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def unshare(flags: int) -> None:
+    """Leave namespaces for new ones (CLONE_NEW*). Source: unshare(2)."""
+    _check("unshare", _unshare(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Join the namespace `fd` refers to. Source: setns(2)."""
+    _check("setns", _setns(fd, nstype))
+
+
+def clone(flags: int) -> int:
+    """Fork with CLONE_NEW* flags; returns 0 in the child, its pid in the parent. The caller has one thread.
+
+    Wrapped in the interpreter's own fork hooks, so that the child's interpreter is as sound as after os.fork().
+    Source: clone(2) with a null stack, which copies the caller's.
+    """
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = _clone(flags, None, None, None, 0)
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        error = ctypes.get_errno()
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        ctypes.set_errno(error)
+    return _check("clone", pid)
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of the caller's UTS namespace. Source: sethostname(2)."""
+    encoded = os.fsencode(name)
+    _check("sethostname", _sethostname(encoded, len(encoded)), name)
+
+
+def setdomainname(name: str) -> None:
+    """Set the NIS domain name of the caller's UTS namespace. Source: setdomainname(2)."""
+    encoded = os.fsencode(name)
+    _check("setdomainname", _setdomainname(encoded, len(encoded)), name)
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    """Source: prctl(2)."""
+    result = _prctl(option, arg2, arg3, arg4, arg5)
+    return _check(f"prctl({PRCTL_NAMES.get(option, option)})" if result < 0 else "prctl", result)
+
+
+def personality(persona: int) -> int:
+    """Set the execution domain; returns the previous one. Source: personality(2)."""
+    return _check("personality", _personality(persona))
+
+
+def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.Structure]) -> None:
+    """Source: capset(2)."""
+    _check("capset", _capset(ctypes.byref(header), data))
+
+
+def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.Structure]) -> None:
+    """Source: capget(2)."""
+    _check("capget", _capget(ctypes.byref(header), data))
+
+
+def seccomp(operation: int, flags: int, argument: ctypes.Structure | ctypes.c_uint32) -> int:
+    """Source: seccomp(2)."""
+    return _check("seccomp", _seccomp(operation, flags, ctypes.byref(argument)))
+
+
+def bpf(command: int, attributes: ctypes.Structure) -> int:
+    """Source: bpf(2)."""
+    return _check("bpf", _bpf(command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+
+
+class OpenHow(ctypes.Structure):
+    """struct open_how, <linux/openat2.h>."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
+    """Open with RESOLVE_* limits; always close-on-exec. Source: openat2(2), Linux 5.6."""
+    how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    return _check("openat2", _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)), path)
+
+
+def open_tree(dir_fd: int, path: str, flags: int) -> int:
+    """A descriptor for (a copy of) a mount. Source: open_tree(2), Linux 5.2."""
+    return _check("open_tree", _open_tree(dir_fd, os.fsencode(path), flags), path)
+
+
+def move_mount(from_fd: int, to_path: str, flags: int = 4) -> None:
+    """Attach a detached mount at `to_path`; flags 4 is MOVE_MOUNT_F_EMPTY_PATH. Source: move_mount(2), Linux 5.2."""
+    _check("move_mount", _move_mount(from_fd, b"", AT_FDCWD, os.fsencode(to_path), flags), to_path)
+
+
+class MountAttr(ctypes.Structure):
+    """struct mount_attr, <linux/mount.h>."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def mount_setattr(dir_fd: int, path: str, flags: int, attr: MountAttr) -> None:
+    """Change flags of a mount or a whole tree of them. Source: mount_setattr(2), Linux 5.12."""
+    result = _mount_setattr(dir_fd, os.fsencode(path), flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    _check("mount_setattr", result, path)
+
+
+def join_new_session_keyring(name: str) -> None:
+    """Give the caller a fresh session keyring. KEYCTL_JOIN_SESSION_KEYRING is 1. Source: keyctl(2)."""
+    buffer = ctypes.create_string_buffer(os.fsencode(name))
+    _check("keyctl", _keyctl(1, ctypes.addressof(buffer), 0, 0, 0))
