@@ -1,0 +1,207 @@
+"""The table of features a container may need, and for each the mechanisms that give it, best first.
+
+HOWTO: adding a mechanism. A line here, a function in compat/, a step in runtime/steps/ that uses it, a probe for what
+it requires, and a test that forces it.
+
+A requirement is a finding that must work. For cgroup controllers "@1", "@2" and "@unmounted" after the finding ask for
+the hierarchy it was found in.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .report import KernelReport
+
+
+class Mechanism:
+    """One way to give a feature. `lost` says what the container does without; `weaker`: it isolates or limits less."""
+
+    __slots__ = ("lost", "name", "requires", "weaker")
+
+    def __init__(self, name: str, requires: tuple[str, ...] = (), lost: str = "", weaker: bool = False) -> None:
+        self.name = name
+        self.requires = requires
+        self.lost = lost
+        self.weaker = weaker
+
+    def unmet(self, report: KernelReport) -> list[str]:
+        """The requirements this kernel does not meet."""
+        return [requirement for requirement in self.requires if not _met(report, requirement)]
+
+
+def _met(report: KernelReport, requirement: str) -> bool:
+    feature, _, place = requirement.partition("@")
+    if not report.works(feature):
+        return False
+    if not place:
+        return True
+    detail = report.findings[feature].detail
+    if place == "unmounted":
+        return detail.get("version") == 1 and not detail.get("mount")
+    return bool(detail.get("version") == int(place) and detail.get("mount"))
+
+
+class Feature:
+    """Something a container may need. `protects`: a weaker mechanism is refused under the strict policy."""
+
+    __slots__ = ("mechanisms", "name", "protects", "title")
+
+    def __init__(self, name: str, title: str, protects: bool, *mechanisms: Mechanism) -> None:
+        self.name = name
+        self.title = title
+        self.protects = protects
+        self.mechanisms = mechanisms
+
+
+def _namespace(name: str, title: str) -> Feature:
+    return Feature(name, title, False, Mechanism("native", (f"{name}.clone",)))
+
+
+def _controller(name: str, title: str) -> Feature:
+    finding = f"cgroup.{name}"
+    return Feature(
+        finding,
+        title,
+        True,
+        Mechanism("v1", (f"{finding}@1",)),
+        Mechanism("v2", (f"{finding}@2",)),
+        Mechanism("v1-own-mount", (f"{finding}@unmounted",)),
+        Mechanism("none", (), f"no {title} is applied", weaker=True),
+    )
+
+
+def _knob(finding: str, title: str) -> Feature:
+    none = Mechanism("none", (), f"no {title} is applied", weaker=True)
+    return Feature(finding, title, True, Mechanism("native", (finding,)), none)
+
+
+_TABLE = (
+    Feature(
+        "root-change", "a root file system of its own", False,
+        Mechanism("pivot_root", ("mount.pivot-root",)),
+        Mechanism("move-and-chroot", ("mount.move",),
+                  "the host's root stays mounted underneath, out of sight: a process with CAP_SYS_ADMIN may find it"),
+    ),
+    Feature(
+        "path-resolution", "paths that stay inside the root file system", True,
+        Mechanism("openat2", ("syscall.openat2",)),
+        Mechanism("walk"),
+    ),
+    _namespace("mntns", "mount namespace"),
+    _namespace("pidns", "pid namespace"),
+    _namespace("utsns", "UTS namespace"),
+    _namespace("ipcns", "IPC namespace"),
+    _namespace("netns", "network namespace"),
+    Feature("userns", "user namespace", True, Mechanism("native", ("userns.clone", "userns.maps"))),
+    Feature(
+        "cgroupns", "cgroup namespace", False,
+        Mechanism("native", ("cgroupns.unshare",)),
+        Mechanism("none", (), "the container sees the host's cgroup paths in /proc/self/cgroup"),
+    ),
+    Feature("timens", "time namespace", False, Mechanism("native", ("timens.unshare",))),
+    *(
+        Feature(f"setns.{kind}", f"joining a {title} namespace", True, Mechanism("native", (f"setns.{kind}",)))
+        for kind, title in (("user", "user"), ("cgroup", "cgroup"), ("ipc", "IPC"), ("uts", "UTS"), ("net", "network"),
+                            ("pid", "pid"), ("time", "time"), ("mnt", "mount"))
+    ),
+    Feature("readonly-bind", "read-only mounts", True, Mechanism("native", ("mount.bind-readonly",))),
+    Feature(
+        "recursive-attributes", "attributes of a whole tree of mounts", True,
+        Mechanism("mount_setattr", ("mount.setattr-recursive",)),
+        Mechanism("remount-each", ("mount.bind-readonly",)),
+    ),
+    Feature("masked-paths", "masked paths", True, Mechanism("bind", ("mount.bind-file",))),
+    Feature("nosymfollow", "mounts that follow no links", True, Mechanism("native", ("mount.nosymfollow",))),
+    Feature(
+        "device-nodes", "device nodes", False,
+        Mechanism("mknod", ("device.mknod",)),
+        Mechanism("bind", ("mount.bind-file",)),
+    ),
+    Feature(
+        "device-nodes-in-userns", "device nodes in a user namespace", False,
+        Mechanism("mknod", ("device.mknod-in-userns",)),
+        Mechanism("bind", ()),
+    ),
+    Feature("fs.proc", "a proc file system of its own", False, Mechanism("native", ("fs.proc",))),
+    Feature("fs.devpts", "terminals of its own", False, Mechanism("native", ("fs.devpts-newinstance",))),
+    Feature(
+        "fs.mqueue", "POSIX message queues", False,
+        Mechanism("native", ("fs.mqueue",)),
+        Mechanism("none", (), "/dev/mqueue is missing"),
+    ),
+    Feature("fs.overlay", "an overlay mount", False, Mechanism("native", ("overlay",))),
+    Feature(
+        "seccomp", "the seccomp profile", True,
+        Mechanism("filter", ("seccomp.filter",)),
+        Mechanism("none", (), "every system call of the kernel is open to the container", weaker=True),
+    ),
+    Feature(
+        "seccomp-privileged", "the seccomp profile without no_new_privs", True,
+        Mechanism("filter", ("seccomp.filter", "seccomp.filter-privileged")),
+        Mechanism("none", (), "every system call of the kernel is open to the container", weaker=True),
+    ),
+    *(
+        Feature(f"seccomp.{name}", title, False, Mechanism("native", (f"seccomp.{name}",)), Mechanism("none", (), lost))
+        for name, title, lost in (
+            ("tsync", "seccomp flag TSYNC", "none: joey's process has one thread when the filter is installed"),
+            ("log-flag", "seccomp flag LOG", "denials are not logged"),
+            ("spec-allow", "seccomp flag SPEC_ALLOW", "speculation stays restricted: slower, not weaker"),
+        )
+    ),
+    Feature(
+        "no-new-privs", "no_new_privs", True,
+        Mechanism("prctl", ("no-new-privs",)),
+        Mechanism("nosuid-mounts", (),
+                  "set-uid bits and file capabilities are ignored because every mount is nosuid; a process with "
+                  "CAP_SYS_ADMIN can make a mount that is not"),
+    ),
+    Feature(
+        "capabilities.bounding", "a bounded capability set", True,
+        Mechanism("native", ("capabilities.bounding",)),
+        Mechanism("none", (), "set-uid programs can regain capabilities the bundle drops", weaker=True),
+    ),
+    Feature(
+        "capabilities.ambient", "ambient capabilities", False,
+        Mechanism("native", ("capabilities.ambient",)),
+        Mechanism("none", (), "a process whose user is not root keeps no capabilities over exec"),
+    ),
+    Feature(
+        "session-keyring", "a session keyring of its own", False,
+        Mechanism("native", ("keyring",)),
+        Mechanism("none", (), "the container shares the caller's session keyring"),
+    ),
+    Feature(
+        "subreaper", "orphans of a foreground container reaped", False,
+        Mechanism("native", ("process.subreaper",)),
+        Mechanism("none", (), "orphans of a container without a pid namespace go to the host's init"),
+    ),
+    _controller("memory", "memory limit"),
+    _controller("cpu", "CPU limit"),
+    _controller("cpuset", "CPU pinning"),
+    _controller("pids", "process limit"),
+    _controller("blkio", "disk bandwidth limit"),
+    _controller("hugetlb", "huge page limit"),
+    _controller("net_cls", "network class"),
+    _controller("net_prio", "network priority"),
+    _controller("rdma", "RDMA limit"),
+    _knob("cgroup.cpu.quota", "CPU quota"),
+    _knob("cgroup.cpu.burst", "CPU burst"),
+    _knob("cgroup.cpu.idle", "idle CPU class"),
+    _knob("cgroup.cpu.realtime", "real-time CPU budget"),
+    _knob("cgroup.memory.swap", "swap limit"),
+    _knob("cgroup.memory.swappiness", "swappiness"),
+    _knob("cgroup.memory.kmem-tcp", "TCP buffer limit"),
+    _knob("cgroup.blkio.throttle", "disk throttle"),
+    _knob("cgroup.blkio.weight", "disk weight"),
+    Feature("cgroup.unified", "cgroup v2 settings", True, Mechanism("v2", ("cgroup.v2",))),
+    Feature(
+        "device-rules", "device rules", True,
+        Mechanism("v1", ("cgroup.devices@1",)),
+        Mechanism("bpf", ("cgroup.v2.devices",)),
+        Mechanism("v1-own-mount", ("cgroup.devices@unmounted",)),
+        Mechanism("none", (), "a process with CAP_MKNOD can open every device of the host", weaker=True),
+    ),
+)  # fmt: skip
+
+FEATURES = {feature.name: feature for feature in _TABLE}
