@@ -1,0 +1,333 @@
+"""From a bundle and its plan to the two tuples of steps. Pure but for looking at what is mounted where.
+
+The only place that turns a mechanism's name into a step; a new mechanism gets its line here.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import os
+
+from ..compat.cgroup import layout
+from ..compat.cgroup.group import Cgroup
+from ..compat.constants import CLONE_NEWCGROUP, CLONE_NEWTIME, MS_NOSUID, MS_RDONLY
+from ..compat.mountflags import MountOptions
+from ..compat.namespaces import NAMESPACES
+from ..compat.rootpath import Root
+from ..probes.plan import Plan
+from .bundle import Bundle, is_bind
+from .channel import Channel
+from .launch import run_child
+from .state import State
+from .steps import Step, parent, process, rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Added after a bundle's own device rules, as runc does: the default devices, terminals, and mknod of anything.
+DEFAULT_DEVICE_RULES: tuple[dict[str, Any], ...] = (
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 7, 8, 9)),
+    {"allow": True, "type": "c", "major": 5, "minor": 0, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
+)
+LATE_FLAGS = CLONE_NEWCGROUP | CLONE_NEWTIME
+
+
+class Options:
+    """What the command line adds to a bundle."""
+
+    __slots__ = ("console_socket", "detach", "new_keyring", "pivot", "wait_for_start")
+
+    def __init__(self, console_socket: str, detach: bool, pivot: bool, new_keyring: bool, wait_for_start: bool) -> None:
+        self.console_socket = console_socket
+        self.detach = detach
+        self.pivot = pivot
+        self.new_keyring = new_keyring
+        self.wait_for_start = wait_for_start
+
+
+class Start:
+    """A start made ready: the parent's steps, the child's, and what they share."""
+
+    __slots__ = ("channel", "child", "clone", "listener", "parent", "signal_mask")
+
+    def __init__(self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: parent.CloneChild) -> None:
+        self.parent = parent_steps
+        self.child = child
+        self.channel = channel
+        self.clone = clone
+
+
+def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
+    """The steps of one start. Opens the channel and, to wait for `joey start`, the start socket; runs nothing."""
+    channel = Channel()
+    listener = state.listen() if options.wait_for_start and os.path.isdir(state.folder) else None
+    late = [name for name in ("cgroup", "time") if bundle.creates(name)]
+    if plan.mechanism("cgroupns") == "none":
+        late = [name for name in late if name != "cgroup"]
+    flags = 0
+    for name, (flag, _) in NAMESPACES.items():
+        if bundle.creates(name) and not flag & LATE_FLAGS:
+            flags |= flag
+    paths = {name: path for name, path in bundle.namespaces.items() if path}
+    fds: dict[str, int] = {}
+    child: list[Step] = []
+
+    def body(left_to_join: dict[str, int]) -> None:
+        fds.update(left_to_join)
+        run_child(channel, tuple(child), root.created)
+
+    clone = parent.CloneChild(channel, flags, paths, body, bundle.rootfs)
+    root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
+    state.cgroup = cgroup_of(bundle, state.id, plan)
+    child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener)
+    return Start(tuple(_parent_steps(bundle, plan, state, clone)), tuple(child), channel, clone)
+
+
+def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
+    """The container's groups in the hierarchies that are mounted now; empty for a plain user who asked for no limits."""
+    hierarchies = layout.hierarchies()
+    if os.geteuid() != 0:
+        hierarchies = [item for item in hierarchies if os.access(item.mount, os.W_OK)]
+    return Cgroup.at(hierarchies, cgroup_path(bundle, container))
+
+
+def cgroup_path(bundle: Bundle, container: str) -> str:
+    """The groups' path below each hierarchy: linux.cgroupsPath, relative ones and the default below /joey."""
+    path = bundle.linux.get("cgroupsPath") or container
+    return os.path.normpath(path if path.startswith("/") else f"/joey/{path}")
+
+
+def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild) -> list[Step]:
+    cgroup, channel = state.cgroup, clone.channel
+    out: list[Step] = []
+    path = cgroup_path(bundle, state.id)
+    for choice in plan.choices.values():
+        if choice.mechanism == "v1-own-mount":
+            controller = "devices" if choice.feature == "device-rules" else choice.feature.removeprefix("cgroup.")
+            out.append(parent.MountHierarchy(cgroup, controller, path))
+    if cgroup.groups or out:
+        out.append(parent.MakeCgroup(cgroup))
+    resources = granted(bundle.resources, plan)
+    if resources:
+        out.append(parent.LimitCgroup(cgroup, resources))
+    if plan.mechanism("device-rules") not in ("", "none"):
+        rules = [*(bundle.resources.get("devices") or []), *DEFAULT_DEVICE_RULES, *_rules_of(bundle)]
+        out.append(parent.LimitDevices(cgroup, rules))
+    out.append(clone)
+    out.append(parent.RecordPid(state, clone))
+    if bundle.creates("user"):
+        out.append(parent.WriteIdMaps(clone, mappings(bundle, "uidMappings"), mappings(bundle, "gidMappings")))
+        out.append(parent.Release(channel, "use its ids"))
+    if "user" in bundle.namespaces and bundle.process.get("rlimits"):
+        out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
+    if any(isinstance(step, parent.MakeCgroup) for step in out):
+        out.append(parent.JoinCgroup(cgroup, clone))
+    out.append(parent.Release(channel, "go on, now that it is in its cgroups"))
+    early = [(kind, bundle.hooks(kind)) for kind in ("prestart", "createRuntime") if bundle.hooks(kind)]
+    if early:
+        out.append(parent.Await(clone, b"mounted"))
+        out += [parent.RunRuntimeHooks(kind, hooks, state) for kind, hooks in early]
+        out.append(parent.Release(channel, "change its root"))
+    out.append(parent.Await(clone, b"ready"))
+    return out
+
+
+def _child_steps(
+    bundle: Bundle,
+    plan: Plan,
+    state: State,
+    options: Options,
+    channel: Channel,
+    root: Root,
+    fds: dict[str, int],
+    late: list[str],
+    listener: _socket.socket | None,
+) -> list[Step]:
+    user = bundle.process.get("user") or {}
+    extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" else 0
+    out: list[Step] = [process.NewSession()]
+    # Moving a process between cgroups waits for an RCU grace period (8-14 ms here): the child builds its root
+    # meanwhile, and waits only where it needs the ids or the groups.
+    placed = process.WaitForParent(channel)
+    joined = [name for name, path in bundle.namespaces.items() if path]
+    if joined and "user" not in joined:
+        out.append(process.JoinNamespaces([name for name in joined if name != "pid"], fds))
+    if bundle.process.get("oomScoreAdj") is not None:
+        out.append(process.AdjustOomScore(bundle.process["oomScoreAdj"]))
+    if bundle.creates("user"):
+        out.append(process.WaitForParent(channel))
+        out.append(process.BecomeNamespaceRoot(0 if maps_root(bundle, "uidMappings") else user.get("uid", 0),
+                                               0 if maps_root(bundle, "gidMappings") else user.get("gid", 0)))  # fmt: skip
+    if late:
+        flags = 0
+        for name in late:
+            flags |= NAMESPACES[name][0]
+        out += [placed, process.UnshareLate(flags)]
+    if bundle.config.get("hostname") or bundle.config.get("domainname"):
+        out.append(process.NameHost(bundle.config.get("hostname", ""), bundle.config.get("domainname", "")))
+    if bundle.creates("network"):
+        out.append(process.RaiseLoopback())
+    if options.new_keyring and plan.mechanism("session-keyring") == "native":
+        out.append(process.NewKeyring(state.id))
+    mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra)
+    out += mounts
+    if bundle.process.get("terminal"):
+        out.append(rootfs.MakeConsole(root, channel, options.console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)))
+    if not late:
+        out.append(placed)
+    out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
+    if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
+        out.append(process.SetRlimits(bundle.process["rlimits"]))
+    out += process_steps(bundle, plan, channel, listener, state)
+    return out
+
+
+def _mount_steps(
+    bundle: Bundle, plan: Plan, state: State, root: Root, cgroupns: bool, extra: int
+) -> tuple[list[Step], list[str]]:
+    """Mounts and devices; and the places to make read-only once everything is there."""
+    out: list[Step] = [rootfs.CutPropagation(root, bundle.linux.get("rootfsPropagation", ""), extra)]
+    read_only = []
+    for entry in bundle.mounts:
+        if entry.get("type") == "mqueue" and plan.mechanism("fs.mqueue") == "none":
+            continue
+        if entry.get("type") in ("cgroup", "cgroup2") and not is_bind(entry):
+            out.append(rootfs.MountCgroups(root, entry, state.cgroup, cgroupns))
+            continue
+        step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra)
+        out.append(step)
+        if entry.get("type") == "tmpfs" and MountOptions(entry.get("options") or []).flags & MS_RDONLY:
+            read_only.append(step.destination)
+    dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
+    if not dev_is_bound:
+        by = plan.mechanism("device-nodes") or plan.mechanism("device-nodes-in-userns")
+        out.append(rootfs.MakeDevices(root, bundle.linux.get("devices") or [], by))
+    out.append(rootfs.MakeWorkingDirectory(root, bundle.process["cwd"]))
+    return out, read_only
+
+
+def _enter_steps(
+    bundle: Bundle, plan: Plan, state: State, options: Options, channel: Channel, root: Root, read_only: list[str]
+) -> list[Step]:
+    """Hooks before the change of root, masks, and the change of root."""
+    out: list[Step] = []
+    if bundle.linux.get("sysctl"):
+        out.append(rootfs.SetSysctls(bundle.linux["sysctl"]))
+    if bundle.hooks("prestart") or bundle.hooks("createRuntime"):
+        out.append(process.WaitForParent(channel, b"mounted"))
+    if bundle.hooks("createContainer"):
+        out.append(process.RunContainerHooks("createContainer", bundle.hooks("createContainer"), state.oci("creating")))
+    if bundle.linux.get("readonlyPaths"):
+        out.append(rootfs.ProtectPaths(root, bundle.linux["readonlyPaths"]))
+    if bundle.linux.get("maskedPaths"):
+        out.append(rootfs.MaskPaths(root, bundle.linux["maskedPaths"]))
+    whole = bool(bundle.config["root"].get("readonly"))
+    if read_only or whole:
+        out.append(rootfs.FinishReadOnly(root, read_only, whole))
+    by = plan.mechanism("root-change") if options.pivot else "move-and-chroot"
+    out.append(rootfs.EnterRoot(root, by, bundle.linux.get("rootfsPropagation", "")))
+    return out
+
+
+def process_steps(
+    bundle: Bundle, plan: Plan, channel: Channel, listener: _socket.socket | None, state: State
+) -> list[Step]:
+    """From inside the root to the exec: identity, privileges, readiness. Shared by `run`, `create` and `exec`."""
+    what = bundle.process
+    user = what.get("user") or {}
+    no_new_privs = plan.mechanism("no-new-privs") == "prctl"
+    seccomp = _seccomp(bundle, plan)
+    prepare = process.Prepare(what)
+    out: list[Step] = []
+    if not what.get("terminal"):
+        out.append(process.OwnStreams(user.get("uid", 0)))
+    if seccomp and not no_new_privs:
+        out.append(seccomp)  # needs CAP_SYS_ADMIN, which goes next
+    out.append(
+        process.BecomeUser(
+            user,
+            what.get("capabilities") or {},
+            plan.mechanism("capabilities.bounding") == "native",
+            plan.mechanism("capabilities.ambient") == "native",
+        )
+    )
+    if no_new_privs:
+        out.append(process.SetNoNewPrivs())
+    out.append(prepare)
+    out.append(process.ReportReady(channel, listener))
+    if bundle.hooks("startContainer") and state.folder:
+        out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
+    if seccomp and no_new_privs:
+        out.append(seccomp)
+    out.append(process.Exec(prepare, frozenset(int(item) for item in _signal.pthread_sigmask(_signal.SIG_BLOCK, ()))))
+    return out
+
+
+def _seccomp(bundle: Bundle, plan: Plan) -> process.InstallSeccomp | None:
+    section = bundle.linux.get("seccomp")
+    if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
+        return None
+    from ..compat.seccomp.profile import FLAGS, compile_profile
+
+    flags = 0
+    for name in section.get("flags") or []:
+        feature = {"TSYNC": "seccomp.tsync", "LOG": "seccomp.log-flag", "SPEC_ALLOW": "seccomp.spec-allow"}[
+            name.removeprefix("SECCOMP_FILTER_FLAG_")
+        ]
+        if plan.mechanism(feature) == "native":
+            flags |= FLAGS[name]
+    return process.InstallSeccomp(compile_profile(section), flags)
+
+
+def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """The resources without what the plan gives up (mechanism `none`), section by section."""
+    out = {key: value for key, value in resources.items() if key != "devices"}
+    sections = {"memory": "memory", "pids": "pids", "blockIO": "blkio", "hugepageLimits": "hugetlb", "rdma": "rdma"}
+    for section, controller in sections.items():
+        if plan.mechanism(f"cgroup.{controller}") == "none":
+            out.pop(section, None)
+    for section, keys, feature in (
+        ("cpu", ("cpus", "mems"), "cgroup.cpuset"),
+        ("cpu", ("shares", "quota", "period", "burst", "idle", "realtimeRuntime", "realtimePeriod"), "cgroup.cpu"),
+        ("cpu", ("quota", "period"), "cgroup.cpu.quota"),
+        ("cpu", ("burst",), "cgroup.cpu.burst"),
+        ("cpu", ("idle",), "cgroup.cpu.idle"),
+        ("cpu", ("realtimeRuntime", "realtimePeriod"), "cgroup.cpu.realtime"),
+        ("memory", ("swap",), "cgroup.memory.swap"),
+        ("memory", ("swappiness",), "cgroup.memory.swappiness"),
+        ("memory", ("kernelTCP",), "cgroup.memory.kmem-tcp"),
+        ("network", ("classID",), "cgroup.net_cls"),
+        ("network", ("priorities",), "cgroup.net_prio"),
+        ("blockIO", ("weight", "leafWeight", "weightDevice"), "cgroup.blkio.weight"),
+    ):
+        if plan.mechanism(feature) == "none" and section in out:
+            out[section] = {key: value for key, value in out[section].items() if key not in keys}
+    if plan.mechanism("cgroup.blkio.throttle") == "none" and "blockIO" in out:
+        out["blockIO"] = {key: value for key, value in out["blockIO"].items() if not key.startswith("throttle")}
+    return {key: value for key, value in out.items() if value}
+
+
+def mappings(bundle: Bundle, key: str) -> list[tuple[int, int, int]]:
+    """An id map's lines: (inside, outside, count)."""
+    return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in bundle.linux.get(key) or []]
+
+
+def maps_root(bundle: Bundle, key: str) -> bool:
+    """Whether id 0 exists inside the new user namespace."""
+    return any(inside <= 0 < inside + count for inside, _, count in mappings(bundle, key))
+
+
+def _rules_of(bundle: Bundle) -> list[dict[str, Any]]:
+    """Devices the bundle makes are devices it may use."""
+    return [
+        {"allow": True, "type": device["type"], "major": device["major"], "minor": device["minor"], "access": "rwm"}
+        for device in bundle.linux.get("devices") or []
+        if device["type"] != "p"
+    ]

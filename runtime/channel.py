@@ -1,0 +1,125 @@
+"""The socket between joey and a starting container: one message a packet.
+
+Child to parent: b"mounted", b"ready", b"console" with a descriptor, b"error" and JSON. Parent to child: b"go".
+End of file from the child is a successful exec (the socket is close-on-exec); end of file from the parent means that
+joey died: the child ends itself.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+
+from ..compat import jsonio, terminal
+from ..compat.errors import JoeyError, StepError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MESSAGE_LIMIT = 1 << 16
+
+
+class Channel:
+    """Both ends of a SOCK_SEQPACKET pair; after the clone each side keeps one."""
+
+    __slots__ = ("_child", "_parent", "master", "socket")
+
+    def __init__(self) -> None:
+        self._parent, self._child = _pair()
+        self.socket = self._parent
+        self.master = -1  # the terminal's master, once the child sent it
+
+    def keep_parent(self) -> None:
+        self._child.close()
+        self.socket = self._parent
+
+    def keep_child(self) -> None:
+        self._parent.close()
+        self.socket = self._child
+
+    def switch(self, socket: _socket.socket) -> None:
+        """The child's answers go to another socket from now on (that of `joey start`)."""
+        self.socket.close()
+        self.socket = socket
+
+    def send(self, word: bytes) -> None:
+        """Send one word; a parent that is gone raises JoeyError."""
+        try:
+            self.socket.send(word)
+        except OSError as error:
+            raise JoeyError(f"the other side is gone ({os.strerror(error.errno or 0)})") from None
+
+    def send_error(self, step: str, error: BaseException, created: list[str]) -> None:
+        """Tell the other side which step failed, why, and what it had created in the root file system."""
+        message = {
+            "step": step,
+            "message": str(error) if not isinstance(error, OSError) else _os_error(error),
+            "hint": getattr(error, "hint", ""),
+            "slug": getattr(error, "slug", "step"),
+            "created": created[-200:],
+        }
+        try:
+            self.socket.send(b"error" + jsonio.dumps(message).encode()[: MESSAGE_LIMIT - 8])
+        except OSError:
+            return  # nobody is left to tell
+
+    def wait_for_go(self) -> None:
+        """Block until the parent says go. Ends the process where the parent died."""
+        if self.socket.recv(16) != b"go":
+            os._exit(1)
+
+    def wait_for(self, word: bytes) -> None:
+        """Read until the child says `word`. Raises StepError with the child's own error, or that it died."""
+        while True:
+            message = self.read()
+            if message == word:
+                return
+            if message == b"":
+                raise StepError("the container's process ended before it was ready", "see dmesg: it may have been killed")
+
+    def wait_for_exec(self) -> None:
+        """Read until end of file, which means that the child's exec succeeded. Raises StepError."""
+        while self.read():
+            pass
+
+    def read(self) -> bytes:
+        """One message; a descriptor that comes with it becomes `master`. Raises StepError for an error message."""
+        try:
+            message, fd = terminal.receive_fd(self.socket, MESSAGE_LIMIT)
+        except OSError as error:
+            if error.errno == errno.ECONNRESET:
+                return b""
+            raise
+        if fd >= 0:
+            self.master = fd
+        if message.startswith(b"error"):
+            raise _step_error(jsonio.loads(message[5:].decode()))
+        return message
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class ChildFailed(StepError):
+    """The container's process failed in a step; `created` are the mount targets it had made."""
+
+    def __init__(self, message: str, hint: str, slug: str, created: list[str]) -> None:
+        super().__init__(message, hint, slug)
+        self.created = created
+
+
+def _step_error(value: dict[str, Any]) -> ChildFailed:
+    prefix = f"{value['step']}: " if value["step"] else ""
+    return ChildFailed(f"{prefix}{value['message']}", value["hint"], value["slug"], value["created"])
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _pair() -> tuple[_socket.socket, _socket.socket]:
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    return one, other

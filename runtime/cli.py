@@ -1,0 +1,132 @@
+"""The command line: a table of commands, each loaded only when it is called, and the one place errors are printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .. import __version__
+from ..compat.errors import JoeyError, UsageError
+from . import log
+from .options import Command, Option, describe, parse
+from .state import default_root
+
+# name -> (module in commands/, one line for the list). Grouped as the help shows them.
+COMMANDS = {
+    "look at a kernel": {
+        "probe": ("probe", "try what this kernel can do, and show what each absence costs"),
+        "plan": ("plan", "show which mechanism a bundle would get for each feature, and why"),
+    },
+    "run containers": {
+        "run": ("run", "create a container, start it, and wait for its end"),
+        "create": ("create", "create a container that waits to be started"),
+        "start": ("start", "start a created container"),
+        "state": ("state", "print a container's state as JSON"),
+        "kill": ("kill", "send a signal to a container's first process"),
+        "delete": ("delete", "remove a stopped container"),
+        "exec": ("exec", "run a process in a running container"),
+        "list": ("list", "list containers"),
+        "ps": ("ps", "list the processes of a container"),
+        "spec": ("spec", "write a config.json to start from"),
+    },
+}
+
+GLOBAL_OPTIONS = (
+    Option("--root", "DIR", "where containers are kept", default=default_root()),
+    Option("--log", "FILE", "append errors and warnings to FILE"),
+    Option("--log-format", "FORMAT", "format of the log: text or json", default="text"),
+    Option("--debug", "", "print each step of a start as it runs"),
+    Option("--policy", "POLICY", "strict: refuse weaker protection; permissive: go on and say what is lost"),
+    Option("--version -v", "", "print the version"),
+    Option("--help -h", "", "print this help, or a command's: joey COMMAND --help"),
+)
+
+HELP_HINT = "see: joey --help"
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line; returns the exit status. Errors are printed once, to stderr and the --log file."""
+    try:
+        return _main(argv)
+    except JoeyError as error:
+        _print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _print_error(JoeyError(f"{where}{error.strerror or error}"))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    shared = parse(GLOBAL_OPTIONS, argv, stop_at_word=True, hint=HELP_HINT)
+    if shared.switch("version"):
+        print(f"joey version {__version__}\nspec: 1.2.0")
+        return 0
+    if not shared.words:
+        if shared.switch("help"):
+            print(_help(), end="")
+            return 0
+        raise UsageError("no command given", HELP_HINT)
+    if shared.text("log-format") not in ("text", "json"):
+        raise UsageError(f'--log-format: unknown format "{shared.text("log-format")}"', "formats: text, json")
+    log.configure(shared.text("log"), shared.text("log-format"), shared.switch("debug"))
+    name, *rest = shared.words
+    if name == "help":
+        print(load(rest[0]).help() if rest else _help(), end="")
+        return 0
+    command = load(name)
+    if shared.switch("help"):
+        print(command.help(), end="")
+        return 0
+    hint = f"see: joey {name} --help"
+    arguments = parse((*command.options, GLOBAL_OPTIONS[-1]), rest, command.stop_at_word, hint)
+    if arguments.switch("help"):
+        print(command.help(), end="")
+        return 0
+    count = len(arguments.words)
+    if count < command.least or (command.most >= 0 and count > command.most):
+        raise UsageError(f"usage: joey {name} {command.words}".rstrip() + f" ({count} given)", hint)
+    arguments.shared = shared
+    return command.run(arguments)
+
+
+def load(name: str) -> Command:
+    """A command's module, imported. Raises UsageError for an unknown name."""
+    for group in COMMANDS.values():
+        if name in group:
+            module = f"{__package__}.commands.{group[name][0]}"
+            __import__(module)
+            command: Command = sys.modules[module].COMMAND
+            return command
+    raise UsageError(f'unknown command "{name}"', HELP_HINT)
+
+
+def _help() -> str:
+    parts = [
+        "joey [global options] COMMAND [options] [words]\n\n"
+        "Run OCI containers on Linux kernels from 2.6.32 to today's. joey tries what the kernel can do, picks a\n"
+        "mechanism for each feature, says why, and then only executes."
+    ]
+    for title, group in COMMANDS.items():
+        rows = "\n".join(f"  {name:<8} {summary}" for name, (_, summary) in group.items())
+        parts.append(f"Commands to {title}:\n{rows}")
+    parts.append("Global options:\n" + describe(GLOBAL_OPTIONS))
+    parts.append(
+        "Examples:\n  joey probe\n  joey plan -b BUNDLE\n  joey run -b BUNDLE mycontainer\n\n"
+        "Exit status: that of the container for `run` and `exec`; 1 for an error, 2 for a wrong command line."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _print_error(error: JoeyError) -> None:
+    text = f"joey: {error.message}"
+    if error.hint:
+        text += f"\n  hint: {error.hint}"
+    sys.stdout.flush()
+    os.write(2, text.encode("utf-8", "replace") + b"\n")
+    log.write("error", error.message)

@@ -1,0 +1,133 @@
+"""`joey exec`: a further process in a running container."""
+
+from __future__ import annotations
+
+import sys
+
+from ...compat import files, jsonio
+from ...compat.constants import CAPABILITIES
+from ...compat.errors import BundleError, JoeyError, StateError, UsageError
+from ...compat.process import close_on_exec_above
+from .. import bundle as bundles
+from .. import container, launch, schema
+from ..enter import enter_steps
+from ..foreground import Foreground
+from ..needs import exec_needs
+from ..options import Arguments, Command, Option
+from .common import PLAN_OPTIONS, container_of, plan_here
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def run(arguments: Arguments) -> int:
+    state = container_of(arguments)
+    status = state.status()
+    if status == "paused" and not arguments.switch("ignore-paused"):
+        raise StateError(f"cannot exec in a paused container: {state.id}", "resume it, or use --ignore-paused")
+    if status not in ("running", "created", "paused"):
+        raise StateError(f"cannot exec in a container that is {status}: {state.id}", slug="not-running")
+    bundle = state.config()
+    bundle.process = _process(arguments, bundle)
+    schema.PROCESS(bundle.process, "process")
+    bundles.check_process(bundle.process)
+    detach = arguments.switch("detach")
+    socket = arguments.text("console-socket")
+    if bundle.process.get("terminal") and detach and not socket:
+        raise UsageError("a detached process with a terminal needs --console-socket")
+    plan = plan_here(exec_needs(bundle), arguments)
+    foreground = None if detach else Foreground(subreaper=False)
+    start = enter_steps(state, bundle, plan, socket)
+    close_on_exec_above(3 + arguments.number("preserve-fds", 0))
+    launch.run_parent(start.parent)
+    try:
+        if arguments.given("pid-file"):
+            files.write_atomically(arguments.text("pid-file"), str(start.clone.pid), 0o644)
+        container.release(start.channel)
+    except BaseException:
+        start.clone.undo()
+        raise
+    if foreground is None:
+        return 0
+    return foreground.wait(start.clone.pid, start.channel.master)
+
+
+def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
+    """The process to run: from --process, or the container's own with the command line's changes."""
+    if arguments.given("process"):
+        path = arguments.text("process")
+        try:
+            text = sys.stdin.read() if path == "-" else files.read_text(path, bundles.CONFIG_LIMIT)
+            value = schema.without_nulls(jsonio.loads(text))
+        except OSError as error:
+            raise JoeyError(f"--process {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise BundleError("", f"--process {path} is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise BundleError("process", "expected an object")
+        return value
+    words = arguments.words[1:]
+    if not words:
+        raise UsageError("no program given", "joey exec ID PROGRAM [ARGUMENT...], or --process FILE")
+    process = {key: value for key, value in bundle.process.items() if key not in ("consoleSize", "terminal")}
+    process["args"] = words
+    process["terminal"] = arguments.switch("tty")
+    if arguments.given("cwd"):
+        process["cwd"] = arguments.text("cwd")
+    process["env"] = [*(process.get("env") or []), *arguments.many("env")]
+    if arguments.given("user"):
+        process["user"] = _user(arguments.text("user"))
+    if arguments.many("additional-gids"):
+        gids = [_id(word) for word in arguments.many("additional-gids")]
+        process["user"] = {**(process.get("user") or {}), "additionalGids": gids}
+    if arguments.switch("no-new-privs"):
+        process["noNewPrivileges"] = True
+    sets = {name: list(names) for name, names in (process.get("capabilities") or {}).items()}
+    for name in arguments.many("cap"):
+        if name not in CAPABILITIES:
+            raise UsageError(f'--cap: unknown capability "{name}"')
+        for key in ("bounding", "effective", "permitted"):
+            sets.setdefault(key, []).append(name)
+    process["capabilities"] = sets
+    return process
+
+
+def _user(word: str) -> dict[str, int]:
+    uid, colon, gid = word.partition(":")
+    return {"uid": _id(uid), "gid": _id(gid) if colon else 0}
+
+
+def _id(word: str) -> int:
+    if not word.isdigit():
+        raise UsageError(f'"{word}" is not a numeric id', "ids are numbers here: UID[:GID]")
+    return int(word)
+
+
+COMMAND = Command(
+    "exec",
+    "run a process in a running container",
+    run,
+    words="ID PROGRAM [ARGUMENT...]",
+    least=1,
+    most=-1,
+    options=(
+        Option("--process -p", "FILE", "the process as JSON, as in config.json; - reads it from stdin"),
+        Option("--tty -t", "", "give it a terminal"),
+        Option("--detach -d", "", "return once it runs"),
+        Option("--console-socket", "PATH", "send the terminal's master to this unix socket"),
+        Option("--pid-file", "FILE", "write its pid to FILE"),
+        Option("--cwd", "DIR", "its working directory"),
+        Option("--env -e", "NAME=VALUE", "add to its environment; may be repeated", many=True),
+        Option("--user -u", "UID[:GID]", "its user"),
+        Option("--additional-gids -g", "GID", "one more group; may be repeated", many=True),
+        Option("--cap -c", "CAPABILITY", "one more capability; may be repeated", many=True),
+        Option("--no-new-privs", "", "set no_new_privs"),
+        Option("--ignore-paused", "", "exec in a paused container all the same"),
+        Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
+        *PLAN_OPTIONS,
+    ),
+    detail="The exit status is the process's own; 1 where joey could not run it.",
+    examples=("joey exec web ps aux", "joey exec -t web bash", "joey exec --user 33:33 web id"),
+    stop_at_word=True,
+)

@@ -1,0 +1,118 @@
+"""`joey run`: create, start, wait, delete. `joey create` shares its first half (see create.py)."""
+
+from __future__ import annotations
+
+from ...compat import files
+from .. import bundle as bundles
+from .. import container, log
+from ..build import Options, steps
+from ..needs import needs
+from ..options import Arguments, Command, Option
+from ..state import State, check_id
+from ..steps import Step
+from .common import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, root_of, say_losses, say_unknown_capabilities
+
+CREATE_OPTIONS = (
+    BUNDLE_OPTION,
+    Option("--console-socket", "PATH", "send the master of the container's terminal to this unix socket"),
+    Option("--pid-file", "FILE", "write the process's pid to FILE"),
+    Option("--no-pivot", "", "change the root by MS_MOVE and chroot (for a root on the initial ramfs)"),
+    Option("--no-new-keyring", "", "keep the caller's session keyring"),
+    Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
+    Option("--dry-run", "", "print the steps and do nothing"),
+    *PLAN_OPTIONS,
+)
+
+
+def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[container.State, container.Start] | None:
+    """Create the container of a command line; None after --dry-run."""
+    name = arguments.words[0]
+    check_id(name)
+    path = arguments.text("bundle")
+    bundle = bundles.load(path)
+    bundles.check_rootfs(bundle)
+    say_unknown_capabilities(bundle)
+    plan = plan_here(needs(bundle), arguments)
+    options = Options(
+        console_socket=arguments.text("console-socket"),
+        detach=detach,
+        pivot=not arguments.switch("no-pivot"),
+        new_keyring=not arguments.switch("no-new-keyring"),
+        wait_for_start=wait_for_start,
+    )
+    if arguments.switch("dry-run"):
+        state = State(f"{root_of(arguments)}/{name}", name, bundle.path, bundle.rootfs)
+        start = steps(bundle, plan, state, options)
+        _print_steps("parent", start.parent)
+        _print_steps("child", start.child)
+        return None
+    say_losses(plan)
+    text = files.read_text(f"{bundle.path}/config.json", bundles.CONFIG_LIMIT)
+    fds = arguments.number("preserve-fds", 0)
+    made, start = container.create(root_of(arguments), name, bundle, plan, options, text, fds)
+    if arguments.given("pid-file"):
+        try:
+            files.write_atomically(arguments.text("pid-file"), str(made.pid), 0o644)
+        except OSError:
+            container.take_down(made)
+            raise
+    return made, start
+
+
+def _print_steps(side: str, steps_of_side: tuple[Step, ...]) -> None:
+    for number, step in enumerate(steps_of_side, 1):
+        print(f"{side:<6} {number:>2}  {step.describe()}")
+
+
+def run(arguments: Arguments) -> int:
+    detach = arguments.switch("detach")
+    foreground = None
+    if not detach and not arguments.switch("dry-run"):
+        from ..foreground import Foreground
+
+        foreground = Foreground(subreaper=not arguments.switch("no-subreaper"))
+    made = make(arguments, detach, wait_for_start=False)
+    if made is None:
+        return 0
+    state, start = made
+    try:
+        container.release(start.channel)
+        container.poststart(state)
+    except BaseException:
+        container.take_down(state)
+        raise
+    if foreground is None:
+        return 0
+    try:
+        status = foreground.wait(state.pid, start.channel.master)
+    finally:
+        if not arguments.switch("keep"):
+            container.take_down(state)
+    log.write("debug", f"container {state.id} ended with status {status}")
+    return status
+
+
+COMMAND = Command(
+    "run",
+    "create a container, start it, and wait for its end",
+    run,
+    words="ID",
+    least=1,
+    most=1,
+    options=(
+        *CREATE_OPTIONS,
+        Option("--detach -d", "", "return once the container runs"),
+        Option("--keep", "", "keep the container's state after its end"),
+        Option("--no-subreaper", "", "leave orphans of a container without a pid namespace to the host's init"),
+    ),
+    detail=(
+        "The exit status is the container's: its code, or 128 and the number of the signal that ended it. Signals that\n"
+        "joey gets are passed on. Exit status 1: joey could not run it, and says why."
+    ),
+    examples=(
+        "joey run -b /srv/bundle web          in the foreground",
+        "joey run --detach -b /srv/bundle web in the background",
+        "joey run --dry-run -b /srv/bundle x  print the steps",
+        "joey --debug run -b /srv/bundle x    print the steps as they run",
+    ),
+)

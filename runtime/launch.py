@@ -1,0 +1,67 @@
+"""Run the steps of a start: the parent's with undo, the child's with its error sent home."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..compat.errors import JoeyError, StepError
+from .channel import Channel, ChildFailed
+from .log import debug
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .steps import Step
+
+
+def run_parent(steps: tuple[Step, ...]) -> None:
+    """Run the steps in order; when one fails, undo it and those before it, newest first, and raise with its name."""
+    done: list[Step] = []
+    try:
+        for step in steps:
+            debug("parent", step)
+            done.append(step)
+            _run(step)
+    except BaseException:
+        undo(tuple(done))
+        raise
+
+
+def undo(steps: tuple[Step, ...]) -> None:
+    """Undo the steps, newest first; an undo that fails is told and does not stop the others."""
+    for step in reversed(steps):
+        try:
+            step.undo()
+        except (JoeyError, OSError) as error:
+            print(f"joey: warning: could not undo: {step.describe()}: {error}", file=sys.stderr)
+
+
+def _run(step: Step) -> None:
+    try:
+        step.run()
+    except ChildFailed:
+        raise
+    except JoeyError as error:
+        raise StepError(f"{step.describe()}: {error.message}", error.hint, error.slug) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise StepError(f"{step.describe()}: {where}{error.strerror or error}") from None
+
+
+def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str]) -> None:
+    """The child: run the steps, the last of which is the exec. On a failure tell the parent which, and end.
+
+    From here on nothing is imported: after the change of root a module would come from the container.
+    """
+    sys.path.clear()
+    sys.meta_path.clear()
+    step = None
+    try:
+        channel.keep_child()
+        for step in steps:
+            debug("child", step)
+            step.run()
+    except BaseException as error:
+        channel.send_error(step.describe() if step else "", error, created)
+    finally:
+        os._exit(1)

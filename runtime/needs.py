@@ -1,0 +1,119 @@
+"""What a bundle needs of a kernel: features of probes/ladder.py, with the config.json fields that ask for them."""
+
+from __future__ import annotations
+
+from ..compat.cgroup.settings import controllers_needed
+from ..compat.mountflags import MountOptions
+from ..compat.namespaces import NAMESPACES
+from ..probes.plan import Need
+from .bundle import Bundle, is_bind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_SECCOMP_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
+    "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": "seccomp.spec-allow",
+}
+
+
+def needs(bundle: Bundle) -> list[Need]:
+    """Every feature the bundle needs, each with the field that asks first."""
+    out = [Need("root-change", "root.path"), Need("path-resolution", "root.path")]
+    for place, entry in enumerate(bundle.linux.get("namespaces") or []):
+        kind = NAMESPACES[entry["type"]][1]
+        field = f"linux.namespaces[{place}]"
+        out.append(Need(f"setns.{kind}" if entry.get("path") else f"{kind}ns", field))
+    out += _mount_needs(bundle)
+    out.append(Need("session-keyring", "process"))
+    out += process_needs(bundle.process)
+    out += _seccomp_needs(bundle)
+    out += _resource_needs(bundle.resources)
+    if bundle.resources.get("devices") or _could_open_devices(bundle):
+        field = "linux.resources.devices" if bundle.resources.get("devices") else "process.capabilities"
+        out.append(Need("device-rules", field))
+    return out
+
+
+def exec_needs(bundle: Bundle) -> list[Need]:
+    """What `exec` into a running container needs."""
+    out = [
+        Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
+        for place, entry in enumerate(bundle.linux.get("namespaces") or [])
+    ]
+    return out + process_needs(bundle.process) + _seccomp_needs(bundle)
+
+
+def process_needs(process: dict[str, Any]) -> list[Need]:
+    """What starting a process with its privileges needs, in a new container or in a running one."""
+    out = []
+    if process.get("noNewPrivileges"):
+        out.append(Need("no-new-privs", "process.noNewPrivileges"))
+    out.append(Need("capabilities.bounding", "process.capabilities.bounding"))
+    if (process.get("capabilities") or {}).get("ambient") and (process.get("user") or {}).get("uid", 0) != 0:
+        out.append(Need("capabilities.ambient", "process.capabilities.ambient"))
+    return out
+
+
+def _mount_needs(bundle: Bundle) -> list[Need]:
+    out = []
+    if bundle.config["root"].get("readonly"):
+        out.append(Need("readonly-bind", "root.readonly"))
+    for place, mount in enumerate(bundle.mounts):
+        field = f"mounts[{place}]"
+        options = MountOptions(mount.get("options") or [])
+        if is_bind(mount) and options.flags & ~0x5000:
+            out.append(Need("readonly-bind", f"{field}.options"))
+        if options.attr_set or options.attr_clear:
+            out.append(Need("recursive-attributes", f"{field}.options"))
+        if options.flags & 256:
+            out.append(Need("nosymfollow", f"{field}.options"))
+        if mount.get("type") in ("proc", "devpts", "mqueue", "overlay") and not is_bind(mount):
+            out.append(Need(f"fs.{mount['type']}", f"{field}.type"))
+    if bundle.linux.get("readonlyPaths"):
+        out.append(Need("readonly-bind", "linux.readonlyPaths"))
+    if bundle.linux.get("maskedPaths"):
+        out.append(Need("masked-paths", "linux.maskedPaths"))
+    devices = "device-nodes-in-userns" if "user" in bundle.namespaces else "device-nodes"
+    out.append(Need(devices, "linux.devices" if bundle.linux.get("devices") else "mounts"))
+    return out
+
+
+def _seccomp_needs(bundle: Bundle) -> list[Need]:
+    section = bundle.linux.get("seccomp")
+    if not section:
+        return []
+    privileged = not bundle.process.get("noNewPrivileges")
+    out = [Need("seccomp-privileged" if privileged else "seccomp", "linux.seccomp")]
+    for place, flag in enumerate(section.get("flags") or []):
+        if flag in _SECCOMP_FLAGS:
+            out.append(Need(_SECCOMP_FLAGS[flag], f"linux.seccomp.flags[{place}]"))
+    return out
+
+
+def _resource_needs(resources: dict[str, Any]) -> list[Need]:
+    out = [Need(f"cgroup.{name}", field) for name, field in controllers_needed(resources).items()]
+    cpu, memory, block = (resources.get(name) or {} for name in ("cpu", "memory", "blockIO"))
+    for asked, feature, field in (
+        (cpu.get("quota"), "cgroup.cpu.quota", "cpu.quota"),
+        (cpu.get("burst"), "cgroup.cpu.burst", "cpu.burst"),
+        (cpu.get("idle"), "cgroup.cpu.idle", "cpu.idle"),
+        (cpu.get("realtimeRuntime") or cpu.get("realtimePeriod"), "cgroup.cpu.realtime", "cpu.realtimeRuntime"),
+        (memory.get("swap"), "cgroup.memory.swap", "memory.swap"),
+        (memory.get("swappiness"), "cgroup.memory.swappiness", "memory.swappiness"),
+        (memory.get("kernelTCP"), "cgroup.memory.kmem-tcp", "memory.kernelTCP"),
+        (any(name.startswith("throttle") for name in block), "cgroup.blkio.throttle", "blockIO"),
+        (block.get("weight"), "cgroup.blkio.weight", "blockIO.weight"),
+        (resources.get("unified"), "cgroup.unified", "unified"),
+    ):
+        if asked:
+            out.append(Need(feature, f"linux.resources.{field}"))
+    return out
+
+
+def _could_open_devices(bundle: Bundle) -> bool:
+    """Whether the container could make and open the host's devices unless device rules forbid it."""
+    bounding = (bundle.process.get("capabilities") or {}).get("bounding") or []
+    return "user" not in bundle.namespaces and "CAP_MKNOD" in bounding

@@ -1,0 +1,227 @@
+"""Containers on disk: one folder each under --root, a state file written atomically, the start socket, locks.
+
+A folder holds `state.json`, `config.json` (the bundle's, as it was at creation) and, until the start, `start.sock`.
+The kernel tells whether the process lives: the status is computed, never stored.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import time
+
+from ..compat import files, jsonio, process
+from ..compat.cgroup.group import Cgroup
+from ..compat.errors import StateError
+from . import bundle as bundles
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..probes.plan import Plan
+
+OCI_VERSION = "1.2.0"
+STATE_SCHEMA = 1
+ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+START_SOCKET = "start.sock"
+
+
+def default_root() -> str:
+    """/run/joey/containers for root; below $XDG_RUNTIME_DIR or /tmp for others."""
+    if os.geteuid() == 0:
+        return "/run/joey/containers"
+    return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/tmp/joey-{os.geteuid()}'}/joey/containers"
+
+
+def check_id(container: str) -> None:
+    """An id is a plain file name of letters, digits and _+-. Raises StateError."""
+    if not container or not set(container) <= ID_CHARACTERS or container in (".", "..") or len(container) > 1024:
+        raise StateError(f'invalid container id "{container}"', "use letters, digits and _ + - .", "bad-id")
+
+
+class State:
+    """One container's record. `folder` is its place under --root."""
+
+    __slots__ = ("annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid", "rootfs",
+                 "start_time", "uid")  # fmt: skip
+
+    def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
+        self.folder = folder
+        self.id = container
+        self.bundle = bundle
+        self.rootfs = rootfs
+        self.pid = 0
+        self.start_time = 0
+        self.created = ""
+        self.uid = os.geteuid()
+        self.annotations: dict[str, str] = {}
+        self.mechanisms: dict[str, str] = {}
+        self.losses: dict[str, str] = {}
+        self.cgroup = Cgroup([])
+
+    def set_plan(self, plan: Plan) -> None:
+        """Keep what was chosen and lost."""
+        self.mechanisms = {name: choice.mechanism for name, choice in plan.choices.items()}
+        self.losses = {choice.feature: choice.lost for choice in plan.losses}
+
+    def set_process(self, pid: int) -> None:
+        """Keep the container's first process, told from later users of its pid by its start time."""
+        self.pid = pid
+        self.start_time = process.start_time(pid)
+        self.save()
+
+    def save(self) -> None:
+        """Write state.json atomically."""
+        value = {
+            "schema": STATE_SCHEMA,
+            "id": self.id,
+            "pid": self.pid,
+            "startTime": self.start_time,
+            "bundle": self.bundle,
+            "rootfs": self.rootfs,
+            "created": self.created,
+            "uid": self.uid,
+            "annotations": self.annotations,
+            "mechanisms": self.mechanisms,
+            "losses": self.losses,
+            "cgroups": self.cgroup.as_json(),
+            "cgroupsMade": self.cgroup.made,
+        }
+        files.write_atomically(f"{self.folder}/state.json", jsonio.dumps(value))
+
+    def alive(self) -> bool:
+        """Whether the container's first process runs."""
+        return self.pid > 0 and self.start_time > 0 and process.start_time(self.pid) == self.start_time
+
+    def status(self) -> str:
+        """creating, created, running, paused or stopped (runtime.md "State"; paused is runc's)."""
+        if not self.pid:
+            return "creating" if self._locked() else "stopped"
+        if not self.alive():
+            return "stopped"
+        if os.path.exists(f"{self.folder}/{START_SOCKET}"):
+            return "created"
+        return "paused" if self.cgroup.frozen() else "running"
+
+    def _locked(self) -> bool:
+        try:
+            os.close(lock(self.folder))
+        except StateError:
+            return True
+        return False
+
+    def oci(self, status: str = "") -> dict[str, Any]:
+        """The state as the runtime-spec prints it and hooks get it; losses are annotations."""
+        status = status or self.status()
+        annotations = dict(self.annotations)
+        for feature, lost in self.losses.items():
+            annotations[f"io.joey.lost.{feature}"] = lost
+        return {
+            "ociVersion": OCI_VERSION,
+            "id": self.id,
+            "status": status,
+            "pid": self.pid if status != "stopped" else 0,
+            "bundle": self.bundle,
+            **({"annotations": annotations} if annotations else {}),
+        }
+
+    def config(self) -> bundles.Bundle:
+        """The bundle as it was when the container was created."""
+        path = f"{self.folder}/config.json"
+        return bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
+
+    def listen(self) -> _socket.socket:
+        """The start socket: the container's process accepts one connection on it. Only the owner reaches the folder."""
+        socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        fd = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            socket.bind(f"/proc/self/fd/{fd}/{START_SOCKET}")
+            socket.listen(1)
+        finally:
+            os.close(fd)
+        return socket
+
+    def forget(self) -> None:
+        """Remove the folder and everything joey put there."""
+        for name in os.listdir(self.folder):
+            os.unlink(f"{self.folder}/{name}")
+        os.rmdir(self.folder)
+
+
+def lock(folder: str) -> int:
+    """Hold a container for oneself; closing the descriptor lets go. Raises StateError while another command holds it."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        name = folder.rpartition("/")[2]
+        raise StateError(f"container {name} is being worked on by another joey command", "try again", "busy") from None
+    return fd
+
+
+def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, int]:
+    """A new container's folder, with its lock held. Raises StateError when the id is taken."""
+    check_id(container)
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    folder = f"{root}/{container}"
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        raise StateError(
+            f"container with id exists: {container}", f"remove it with: joey delete {container}", "exists"
+        ) from None
+    held = lock(folder)
+    state = State(folder, container, bundle.path, bundle.rootfs)
+    state.created = rfc3339(time.time())
+    state.annotations = bundle.annotations
+    return state, held
+
+
+def load(root: str, container: str) -> State:
+    """A container by id. Raises StateError "container does not exist"."""
+    check_id(container)
+    folder = f"{root}/{container}"
+    if not os.path.isdir(folder):
+        raise StateError("container does not exist", f"see: joey --root {root} list", "no-container")
+    try:
+        value = jsonio.loads(files.read_text(f"{folder}/state.json"))
+    except OSError:
+        # killed before its first state was written: nothing but the folder is there
+        return State(folder, container, "", "")
+    except ValueError as error:
+        raise StateError(f"{folder}/state.json is damaged: {error}", f"remove it with: joey delete --force {container}") from None
+    state = State(folder, container, value["bundle"], value["rootfs"])
+    state.pid = value["pid"]
+    state.start_time = value["startTime"]
+    state.created = value["created"]
+    state.uid = value["uid"]
+    state.annotations = value["annotations"]
+    state.mechanisms = value["mechanisms"]
+    state.losses = value["losses"]
+    state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
+    return state
+
+
+def all_states(root: str) -> list[State]:
+    """Every container under the root, by id."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    out = []
+    for name in names:
+        try:
+            out.append(load(root, name))
+        except StateError:
+            continue  # removed meanwhile, or no container's folder
+    return out
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as in the OCI state and log lines: UTC with nanoseconds."""
+    whole = int(seconds)
+    fraction = int((seconds - whole) * 1e9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:09d}Z"

@@ -1,0 +1,24 @@
+"""What a start is made of: small steps, each with `describe()` and `run()`, in two tuples: the parent's and the child's.
+
+`build` chooses and orders them from a bundle and its plan; `launch` runs them. A step that failed is undone by the
+parent: its own steps by `undo()`, in reverse; the child's by ending the child, whose namespaces hold all it made.
+"""
+
+from __future__ import annotations
+
+
+class Step:
+    """One thing to do while a container starts."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """What `run` does, in one line, with the values it uses."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Do it. Raises JoeyError or OSError."""
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        """Take back what `run` did outside the container's namespaces; never raises for what is gone already."""

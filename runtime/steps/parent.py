@@ -1,0 +1,346 @@
+"""The parent's steps: cgroups, the clone, id maps, hooks of the runtime's namespaces, waiting for the child."""
+
+from __future__ import annotations
+
+import os
+
+from ...compat import idmap, libc
+from ...compat.cgroup import layout
+from ...compat.cgroup.group import Cgroup, Group
+from ...compat.cgroup.settings import settings
+from ...compat.constants import CLONE_NEWPID, CLONE_PARENT, RLIMITS, SIGCHLD, SIGKILL
+from ...compat.errors import JoeyError, KernelError, StepError
+from ...compat.namespaces import NAMESPACES, join, open_namespace
+from ...compat.rootpath import remove_created
+from ..channel import Channel, ChildFailed
+from . import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..state import State
+
+
+class MountHierarchy(Step):
+    """Mount a v1 hierarchy for a controller that nobody mounted, and put the container's group in it."""
+
+    __slots__ = ("cgroup", "controller", "path")
+
+    def __init__(self, cgroup: Cgroup, controller: str, path: str) -> None:
+        self.cgroup = cgroup
+        self.controller = controller
+        self.path = path
+
+    def describe(self) -> str:
+        return f"mount the cgroup controller {self.controller} at {layout.OWN_MOUNTS}/{self.controller}"
+
+    def run(self) -> None:
+        mounted = [item for item in layout.hierarchies() if self.controller in item.controllers]
+        item = mounted[0] if mounted else layout.mount_own(self.controller)
+        self.cgroup.groups.append(Group(item.version, item.controllers, item.mount + self.path))
+
+
+class MakeCgroup(Step):
+    """Create the container's cgroups."""
+
+    __slots__ = ("cgroup",)
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self.cgroup = cgroup
+
+    def describe(self) -> str:
+        return "create cgroups " + (", ".join(group.path for group in self.cgroup.groups) or "(where joey mounted them)")
+
+    def run(self) -> None:
+        for group in self.cgroup.groups:
+            if self._in_use(group):
+                raise JoeyError(f"the cgroup {group.path} exists and has processes", "choose another linux.cgroupsPath")
+        self.cgroup.make()
+
+    def _in_use(self, group: Group) -> bool:
+        return os.path.isdir(group.path) and bool(Cgroup([group]).pids())
+
+    def undo(self) -> None:
+        self.cgroup.kill()
+        self.cgroup.remove()
+
+
+class LimitCgroup(Step):
+    """Write the resource limits."""
+
+    __slots__ = ("cgroup", "resources")
+
+    def __init__(self, cgroup: Cgroup, resources: dict[str, Any]) -> None:
+        self.cgroup = cgroup
+        self.resources = resources
+
+    def describe(self) -> str:
+        words = [f"{item.file}={item.value}" for item in settings(self.resources, self.cgroup.versions())]
+        return "set limits " + (", ".join(words) or "of the controllers joey mounts")
+
+    def run(self) -> None:
+        self.cgroup.apply(settings(self.resources, self.cgroup.versions()))
+
+
+class LimitDevices(Step):
+    """Apply the device rules."""
+
+    __slots__ = ("cgroup", "rules")
+
+    def __init__(self, cgroup: Cgroup, rules: list[dict[str, Any]]) -> None:
+        self.cgroup = cgroup
+        self.rules = rules
+
+    def describe(self) -> str:
+        return f"deny all devices, then apply {len(self.rules)} rules"
+
+    def run(self) -> None:
+        self.cgroup.allow_devices(self.rules)
+
+
+class CloneChild(Step):
+    """Clone the container's first process into its new namespaces; it runs the child's steps."""
+
+    __slots__ = ("body", "channel", "created", "flags", "paths", "pid", "rootfs")
+
+    def __init__(
+        self, channel: Channel, flags: int, paths: dict[str, str], body: Callable[[dict[str, int]], None], rootfs: str
+    ) -> None:
+        self.channel = channel
+        self.rootfs = rootfs
+        self.created: list[str] = []  # mount targets a failed child had made
+        self.flags = flags
+        self.paths = paths  # namespaces joined by path: OCI name -> file
+        self.body = body  # given the descriptors of the namespaces that are left to join; never returns
+        self.pid = 0
+
+    def describe(self) -> str:
+        new = [name for name, (flag, _) in NAMESPACES.items() if self.flags & flag]
+        joined = [f"{name} of {path}" for name, path in self.paths.items()]
+        return "clone a process into " + (", ".join(["new " + " ".join(new)] * bool(new) + joined) or "the caller's namespaces")
+
+    def run(self) -> None:
+        fds = {}
+        for name in NAMESPACES:
+            if name in self.paths:
+                try:
+                    fds[name] = open_namespace(self.paths[name])
+                except OSError as error:
+                    raise KernelError("open", error.errno or 0, self.paths[name]) from None
+        try:
+            if "user" in fds:
+                self.pid = self._clone_inside(fds)
+            else:
+                self.pid = self._clone_beside(fds)
+        finally:
+            for fd in fds.values():
+                os.close(fd)
+        self.channel.keep_parent()
+
+    def _clone_beside(self, fds: dict[str, int]) -> int:
+        """A pid namespace is joined by one's children only: joey enters it for the time of the clone."""
+        own = -1
+        if "pid" in fds:
+            own = open_namespace("/proc/self/ns/pid")
+            join(fds.pop("pid"), "pid")
+        try:
+            pid = libc.clone(self.flags | SIGCHLD)
+        finally:
+            if own >= 0:
+                libc.setns(own, CLONE_NEWPID)
+                os.close(own)
+        if pid == 0:
+            self.body(fds)
+        return pid
+
+    def _clone_inside(self, fds: dict[str, int]) -> int:
+        """A user namespace comes first: a process in between enters all namespaces and clones a sibling of itself."""
+        read_end, write_end = os.pipe()
+        between = libc.clone(SIGCHLD)
+        if between == 0:
+            try:
+                for name, fd in fds.items():
+                    join(fd, name)
+                if "user" in fds:
+                    _become_root_inside()
+                pid = libc.clone(self.flags | CLONE_PARENT | SIGCHLD)
+                if pid == 0:
+                    os.close(write_end)
+                    self.body({})
+                os.write(write_end, str(pid).encode())
+            except (JoeyError, OSError) as error:
+                self.channel.send_error("enter the namespaces", error, [])
+            finally:
+                os._exit(0)
+        os.close(write_end)
+        answer = os.read(read_end, 32)
+        os.close(read_end)
+        os.waitpid(between, 0)
+        if not answer:
+            self.channel.keep_parent()
+            self.channel.wait_for(b"never")
+        return int(answer)
+
+    def undo(self) -> None:
+        if self.pid:
+            try:
+                os.kill(self.pid, SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # it ended by itself and was reaped
+        remove_created(self.rootfs, self.created)
+
+
+def _become_root_inside() -> None:
+    """Take uid and gid 0 of the joined user namespace, where they are mapped; else stay who we are."""
+    try:
+        os.setgroups([])
+    except PermissionError:
+        pass  # setgroups is denied in namespaces of plain users; there are no groups to drop then
+    for change in (os.setresgid, os.setresuid):
+        try:
+            change(0, 0, 0)
+        except OSError:
+            continue
+
+
+class RecordPid(Step):
+    """Write the process's pid into the container's state, before anything else may fail."""
+
+    __slots__ = ("clone", "state")
+
+    def __init__(self, state: State, clone: CloneChild) -> None:
+        self.state = state
+        self.clone = clone
+
+    def describe(self) -> str:
+        return "record the process in the container's state"
+
+    def run(self) -> None:
+        self.state.set_process(self.clone.pid)
+
+
+class JoinCgroup(Step):
+    """Move the new process into the container's cgroups."""
+
+    __slots__ = ("cgroup", "clone")
+
+    def __init__(self, cgroup: Cgroup, clone: CloneChild) -> None:
+        self.cgroup = cgroup
+        self.clone = clone
+
+    def describe(self) -> str:
+        return "move the process into the cgroups"
+
+    def run(self) -> None:
+        self.cgroup.join(self.clone.pid)
+
+
+class WriteIdMaps(Step):
+    """Write the user namespace's id maps."""
+
+    __slots__ = ("clone", "gids", "uids")
+
+    def __init__(self, clone: CloneChild, uids: list[idmap.Mapping], gids: list[idmap.Mapping]) -> None:
+        self.clone = clone
+        self.uids = uids
+        self.gids = gids
+
+    def describe(self) -> str:
+        words = [" ".join(str(number) for number in mapping) for mapping in self.uids]
+        return "map user ids (inside, outside, count) " + ", ".join(words)
+
+    def run(self) -> None:
+        idmap.write_maps(self.clone.pid, self.uids, self.gids)
+
+
+class SetRlimitsFromOutside(Step):
+    """Set resource limits of a process in a user namespace, which may not raise its own."""
+
+    __slots__ = ("clone", "limits")
+
+    def __init__(self, clone: CloneChild, limits: list[dict[str, Any]]) -> None:
+        self.clone = clone
+        self.limits = limits
+
+    def describe(self) -> str:
+        return "set " + describe_rlimits(self.limits)
+
+    def run(self) -> None:
+        import resource
+
+        for limit in self.limits:
+            pair = (rlimit_value(limit["soft"]), rlimit_value(limit["hard"]))
+            try:
+                resource.prlimit(self.clone.pid, RLIMITS.index(limit["type"]), pair)
+            except (OSError, ValueError) as error:
+                raise StepError(f"{limit['type']}: {error}") from None
+
+
+def describe_rlimits(limits: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{limit['type']}={limit['soft']}:{limit['hard']}" for limit in limits)
+
+
+def rlimit_value(number: int) -> int:
+    """The interpreter's spelling of a limit: infinity is -1."""
+    return -1 if number >= (1 << 63) else number
+
+
+class Release(Step):
+    """Let the waiting child go on."""
+
+    __slots__ = ("channel", "what")
+
+    def __init__(self, channel: Channel, what: str) -> None:
+        self.channel = channel
+        self.what = what
+
+    def describe(self) -> str:
+        return f"let the process {self.what}"
+
+    def run(self) -> None:
+        try:
+            self.channel.send(b"go")
+        except JoeyError:
+            self.channel.wait_for(b"never")  # the child's own error says more than a broken pipe
+
+
+class Await(Step):
+    """Wait until the child reports a point of its start."""
+
+    __slots__ = ("clone", "word")
+
+    def __init__(self, clone: CloneChild, word: bytes) -> None:
+        self.clone = clone
+        self.word = word
+
+    def describe(self) -> str:
+        return f"wait for the process to be {self.word.decode()}"
+
+    def run(self) -> None:
+        try:
+            self.clone.channel.wait_for(self.word)
+        except ChildFailed as error:
+            self.clone.created = error.created
+            raise
+
+
+class RunRuntimeHooks(Step):
+    """Run hooks in the runtime's own namespaces (prestart, createRuntime)."""
+
+    __slots__ = ("hooks", "kind", "state")
+
+    def __init__(self, kind: str, hooks: list[dict[str, Any]], state: State) -> None:
+        self.kind = kind
+        self.hooks = hooks
+        self.state = state
+
+    def describe(self) -> str:
+        return f"run {self.kind} hooks " + ", ".join(hook["path"] for hook in self.hooks)
+
+    def run(self) -> None:
+        from ..hooks import run_hooks
+
+        run_hooks(self.kind, self.hooks, self.state.oci("creating"), cwd=self.state.bundle)

@@ -1,0 +1,462 @@
+"""The child's steps around the process: session, namespaces, identity, privileges, and the exec."""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import errno
+import fcntl
+import os
+import stat
+import struct
+
+from ...compat import capabilities, files, libc
+from ...compat.constants import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWTIME,
+    IFF_RUNNING,
+    IFF_UP,
+    PR_SET_KEEPCAPS,
+    PR_SET_NO_NEW_PRIVS,
+    RLIMITS,
+    SIOCGIFFLAGS,
+    SIOCSIFFLAGS,
+)
+from ...compat.errors import JoeyError, StepError
+from ...compat.namespaces import join
+from ...compat.seccomp import load
+from ..channel import Channel
+from . import Step
+from .parent import describe_rlimits, rlimit_value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class WaitForParent(Step):
+    """Report a point, if any, and wait until the parent says go."""
+
+    __slots__ = ("channel", "word")
+
+    def __init__(self, channel: Channel, word: bytes = b"") -> None:
+        self.channel = channel
+        self.word = word
+
+    def describe(self) -> str:
+        return f"report {self.word.decode()} and wait for joey" if self.word else "wait for joey to place it"
+
+    def run(self) -> None:
+        if self.word:
+            self.channel.send(self.word)
+        self.channel.wait_for_go()
+
+
+class BecomeNamespaceRoot(Step):
+    """Take ids 0 of a new user namespace, which owns everything the next steps make."""
+
+    __slots__ = ("gid", "uid")
+
+    def __init__(self, uid: int, gid: int) -> None:
+        self.uid = uid
+        self.gid = gid
+
+    def describe(self) -> str:
+        return f"become user {self.uid} of the user namespace"
+
+    def run(self) -> None:
+        if may_set_groups():
+            os.setgroups([])
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+
+
+class NewSession(Step):
+    """Leave joey's session, so that no terminal or signal of its own reaches the container."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "start a new session"
+
+    def run(self) -> None:
+        os.setsid()
+
+
+class JoinNamespaces(Step):
+    """Enter the namespaces that the bundle gives by path."""
+
+    __slots__ = ("fds", "names")
+
+    def __init__(self, names: list[str], fds: dict[str, int]) -> None:
+        self.names = names
+        self.fds = fds  # filled in by the clone, which has opened them
+
+    def describe(self) -> str:
+        return "enter the namespaces " + " ".join(self.names)
+
+    def run(self) -> None:
+        for name, fd in self.fds.items():
+            join(fd, name)
+
+
+class UnshareLate(Step):
+    """Make the cgroup and time namespaces: the first shows the group the process is in by now."""
+
+    __slots__ = ("flags",)
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+
+    def describe(self) -> str:
+        names = [word for flag, word in ((CLONE_NEWCGROUP, "cgroup"), (CLONE_NEWTIME, "time")) if self.flags & flag]
+        return "make new namespaces " + " ".join(names)
+
+    def run(self) -> None:
+        libc.unshare(self.flags)
+
+
+class NameHost(Step):
+    """Set host and domain name."""
+
+    __slots__ = ("domainname", "hostname")
+
+    def __init__(self, hostname: str, domainname: str) -> None:
+        self.hostname = hostname
+        self.domainname = domainname
+
+    def describe(self) -> str:
+        return f"name the host {self.hostname}" + (f" in domain {self.domainname}" if self.domainname else "")
+
+    def run(self) -> None:
+        if self.hostname:
+            libc.sethostname(self.hostname)
+        if self.domainname:
+            libc.setdomainname(self.domainname)
+
+
+class RaiseLoopback(Step):
+    """Bring up `lo` in a new network namespace."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "bring up the loopback link"
+
+    def run(self) -> None:
+        socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            request = struct.pack("16sh22x", b"lo", 0)
+            flags = struct.unpack("16sh22x", fcntl.ioctl(socket.fileno(), SIOCGIFFLAGS, request))[1]
+            request = struct.pack("16sh22x", b"lo", flags | IFF_UP | IFF_RUNNING)
+            fcntl.ioctl(socket.fileno(), SIOCSIFFLAGS, request)
+        finally:
+            socket.close()
+
+
+class NewKeyring(Step):
+    """Join a fresh session keyring."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, container: str) -> None:
+        self.name = f"_ses.{container}"
+
+    def describe(self) -> str:
+        return f"join the session keyring {self.name}"
+
+    def run(self) -> None:
+        libc.join_new_session_keyring(self.name)
+
+
+class SetRlimits(Step):
+    """Set the process's resource limits."""
+
+    __slots__ = ("limits",)
+
+    def __init__(self, limits: list[dict[str, Any]]) -> None:
+        self.limits = limits
+        import resource  # noqa: F401  (now: nothing can be imported after the root has changed)
+
+    def describe(self) -> str:
+        return "set " + describe_rlimits(self.limits)
+
+    def run(self) -> None:
+        import resource
+
+        for limit in self.limits:
+            pair = (rlimit_value(limit["soft"]), rlimit_value(limit["hard"]))
+            try:
+                resource.setrlimit(RLIMITS.index(limit["type"]), pair)
+            except (OSError, ValueError) as error:
+                raise StepError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
+
+
+class AdjustOomScore(Step):
+    """Write oom_score_adj, while the host's /proc is there."""
+
+    __slots__ = ("score",)
+
+    def __init__(self, score: int) -> None:
+        self.score = score
+
+    def describe(self) -> str:
+        return f"set oom_score_adj {self.score}"
+
+    def run(self) -> None:
+        try:
+            files.write_text("/proc/self/oom_score_adj", str(self.score))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            # before Linux 2.6.36 the scale was -17 to 15
+            files.write_text("/proc/self/oom_adj", str(max(-17, min(15, self.score * 17 // 1000))))
+
+
+class RunContainerHooks(Step):
+    """Run hooks in the container's namespaces (createContainer, startContainer)."""
+
+    __slots__ = ("hooks", "kind", "state")
+
+    def __init__(self, kind: str, hooks: list[dict[str, Any]], state: dict[str, Any]) -> None:
+        self.kind = kind
+        self.hooks = hooks
+        self.state = state
+        from .. import hooks as _loaded  # noqa: F401  (now: nothing can be imported after the root has changed)
+
+    def describe(self) -> str:
+        return f"run {self.kind} hooks " + ", ".join(hook["path"] for hook in self.hooks)
+
+    def run(self) -> None:
+        from ..hooks import run_hooks
+
+        run_hooks(self.kind, self.hooks, {**self.state, "pid": os.getpid()})
+
+
+class InstallSeccomp(Step):
+    """Install the compiled filter."""
+
+    __slots__ = ("code", "flags")
+
+    def __init__(self, code: bytes, flags: int) -> None:
+        self.code = code
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"install a seccomp filter of {len(self.code) // 8} instructions"
+
+    def run(self) -> None:
+        load.install(self.code, self.flags)
+
+
+class SetNoNewPrivs(Step):
+    """Set no_new_privs."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "set no_new_privs"
+
+    def run(self) -> None:
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+class BecomeUser(Step):
+    """Limit the bounding set, take the process's groups and user, and set its capabilities."""
+
+    __slots__ = ("ambient", "bounding", "effective", "gid", "groups", "inheritable", "limit_bounding", "permitted", "uid")
+
+    def __init__(
+        self, user: dict[str, Any], sets: dict[str, list[str]], limit_bounding: bool, ambient: bool
+    ) -> None:
+        self.uid = user.get("uid", 0)
+        self.gid = user.get("gid", 0)
+        self.groups = user.get("additionalGids") or []
+        masks = {
+            name: capabilities.mask([item for item in sets.get(name) or [] if item in capabilities.CAPABILITIES])
+            for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+        }
+        self.bounding = masks["bounding"]
+        self.effective = masks["effective"]
+        self.permitted = masks["permitted"]
+        self.inheritable = masks["inheritable"]
+        self.ambient = masks["ambient"] if ambient else 0
+        self.limit_bounding = limit_bounding
+
+    def describe(self) -> str:
+        kept = bin(self.effective).count("1")
+        return f"become user {self.uid}:{self.gid} with groups {self.groups} and {kept} capabilities"
+
+    def run(self) -> None:
+        if self.limit_bounding:
+            capabilities.limit_bounding(self.bounding)
+        libc.prctl(PR_SET_KEEPCAPS, 1)
+        if may_set_groups():
+            os.setgroups(self.groups)
+        elif self.groups:
+            raise StepError("process.user.additionalGids: this user namespace denies setgroups")
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        libc.prctl(PR_SET_KEEPCAPS, 0)
+        _, had, _ = capabilities.get()
+        known = (1 << (capabilities.last() + 1)) - 1
+        permitted = self.permitted & had & known
+        inheritable = self.inheritable & known
+        capabilities.set(self.effective & permitted, permitted, inheritable & (permitted | self.bounding))
+        if self.ambient:
+            capabilities.set_ambient(self.ambient & permitted & inheritable)
+        else:
+            capabilities.clear_ambient_if_any()
+
+
+def may_set_groups() -> bool:
+    """Whether setgroups(2) is allowed: denied in user namespaces made by plain users (Linux 3.19)."""
+    try:
+        os.setgroups(os.getgroups())
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+class OwnStreams(Step):
+    """Give the standard streams to the process's user, so that /dev/stdout can be opened by it."""
+
+    __slots__ = ("uid",)
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+
+    def describe(self) -> str:
+        return f"give the standard streams to user {self.uid}"
+
+    def run(self) -> None:
+        null = os.makedev(1, 3)
+        for stream in (0, 1, 2):
+            try:
+                status = os.fstat(stream)
+                if status.st_uid == self.uid or (stat.S_ISCHR(status.st_mode) and status.st_rdev == null):
+                    continue
+                os.fchown(stream, self.uid, -1)
+            except OSError as error:
+                # the caller closed it, or it belongs to somebody the namespace does not map: it works unowned
+                if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF):
+                    raise
+
+
+class Prepare(Step):
+    """Umask, working directory and the program's place: all that can fail before the start is reported ready."""
+
+    __slots__ = ("argv", "cwd", "env", "program", "umask")
+
+    def __init__(self, process: dict[str, Any]) -> None:
+        self.argv: list[str] = process["args"]
+        self.cwd: str = process["cwd"]
+        self.umask: int = (process.get("user") or {}).get("umask", 0o022)
+        self.env: dict[str, str] = {}
+        for entry in process.get("env") or []:
+            name, equals, value = entry.partition("=")
+            if equals and name:
+                self.env[name] = value
+        self.program = ""
+
+    def describe(self) -> str:
+        return f"go to {self.cwd} and find {self.argv[0]}"
+
+    def run(self) -> None:
+        os.umask(self.umask)
+        try:
+            os.chdir(self.cwd)
+            here = os.getcwd()
+        except OSError as error:
+            raise StepError(f"process.cwd {self.cwd}: {error.strerror}") from None
+        if not here.startswith("/"):
+            raise StepError(f"process.cwd {self.cwd}: is outside of the root file system")
+        self.env.setdefault("HOME", home_of(os.geteuid()))
+        self.program = find_program(self.argv[0], self.env.get("PATH", DEFAULT_PATH))
+
+
+def home_of(uid: int) -> str:
+    """The home directory of a user by the container's /etc/passwd; "/" where it can't be told."""
+    try:
+        for line in files.read_text("/etc/passwd", 1 << 20).splitlines():
+            fields = line.split(":")
+            if len(fields) > 5 and fields[2] == str(uid) and fields[5].startswith("/"):
+                return fields[5]
+    except (OSError, JoeyError):
+        return "/"
+    return "/"
+
+
+def find_program(name: str, path: str) -> str:
+    """The file to execute. Raises StepError in the words podman and docker turn into statuses 126 and 127."""
+    if "/" in name:
+        candidates = [name]
+    else:
+        candidates = [f"{directory or '.'}/{name}" for directory in path.split(":")]
+    problem = ""
+    for candidate in candidates:
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError as error:
+            if "/" in name:
+                reason = os.strerror(error.errno or 0).lower()
+                raise StepError(f'exec: "{name}": stat {name}: {reason}', slug="not-found") from None
+            continue
+        if stat.S_ISDIR(mode):
+            problem = problem or ("is a directory" if "/" in name else "")
+        elif os.access(candidate, os.X_OK, effective_ids=True):
+            return candidate
+        else:
+            problem = "permission denied"
+    if problem:
+        raise StepError(f'exec: "{name}": {problem}', slug="not-executable")
+    raise StepError(f'exec: "{name}": executable file not found in $PATH', slug="not-found")
+
+
+class ReportReady(Step):
+    """Report that everything is prepared; for `create`, wait on the start socket until `joey start` connects."""
+
+    __slots__ = ("channel", "listener")
+
+    def __init__(self, channel: Channel, listener: _socket.socket | None) -> None:
+        self.channel = channel
+        self.listener = listener
+
+    def describe(self) -> str:
+        return "report ready and wait for `joey start`" if self.listener else "report ready and wait for joey"
+
+    def run(self) -> None:
+        self.channel.send(b"ready")
+        self.channel.wait_for_go()
+        if self.listener:
+            connection, _ = self.listener._accept()  # type: ignore[attr-defined]
+            self.channel.switch(_socket.socket(fileno=connection))
+            self.listener.close()
+
+
+class Exec(Step):
+    """Replace this process by the container's program."""
+
+    __slots__ = ("prepared", "signal_mask")
+
+    def __init__(self, prepared: Prepare, signal_mask: frozenset[int]) -> None:
+        self.prepared = prepared
+        self.signal_mask = signal_mask
+
+    def describe(self) -> str:
+        return "exec " + " ".join(self.prepared.argv)
+
+    def run(self) -> None:
+        # the interpreter ignores these two, and an ignored signal stays ignored over exec
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.signal_mask)
+        try:
+            os.execve(self.prepared.program, self.prepared.argv, self.prepared.env)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise StepError(f'exec: "{self.prepared.argv[0]}": {reason}', slug="not-executable") from None

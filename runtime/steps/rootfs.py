@@ -1,0 +1,549 @@
+"""The child's steps that build the root: mounts, devices, console, masks, and the change of root.
+
+They run in the new mount namespace while the host's tree is still there. Every target is resolved inside the root file
+system by `Root` and mounted on by descriptor, so that no link in an image leads a mount out of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from ...compat import files, libc, mounting, terminal
+from ...compat.cgroup.group import Cgroup
+from ...compat.constants import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_SHARED,
+    MS_SLAVE,
+    MS_UNBINDABLE,
+)
+from ...compat.errors import KernelError, StepError
+from ...compat.mounting import at
+from ...compat.mountflags import PROPAGATION, MountOptions
+from ...compat.rootpath import Root
+from ..bundle import is_bind
+from ..channel import Channel
+from . import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# path, major, minor; config-linux.md "Default Devices"
+DEFAULT_DEVICES = (
+    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7), ("/dev/random", 1, 8), ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+)  # fmt: skip
+DEV_LINKS = (("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
+             ("/dev/stderr", "/proc/self/fd/2"))  # fmt: skip
+_DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+
+
+class CutPropagation(Step):
+    """Stop mounts of the container from reaching the host, and make the root file system a mount of its own."""
+
+    __slots__ = ("extra", "propagation", "root")
+
+    def __init__(self, root: Root, propagation: str, extra: int) -> None:
+        self.root = root
+        self.propagation = propagation
+        self.extra = extra  # MS_NOSUID where no_new_privs is given by nosuid mounts
+
+    def describe(self) -> str:
+        return f"make / {self.propagation or 'rslave'} and bind {self.root.path} on itself"
+
+    def run(self) -> None:
+        libc.mount("", "/", "", PROPAGATION.get(self.propagation, MS_SLAVE | MS_REC))
+        mounting.make_rootfs_parent_private(self.root.path)
+        libc.mount(self.root.path, self.root.path, "", MS_BIND | MS_REC)
+        if self.extra:
+            mounting.remount_by_bind(self.root.path, self.extra)
+        self.root.attach()
+
+
+class MountEntry(Step):
+    """One entry of `mounts`."""
+
+    __slots__ = ("destination", "entry", "extra", "options", "recursive_by", "root", "source")
+
+    def __init__(self, root: Root, entry: dict[str, Any], bundle_path: str, recursive_by: str, extra: int) -> None:
+        self.root = root
+        self.entry = entry
+        self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
+        self.options = MountOptions(entry.get("options") or [])
+        self.recursive_by = recursive_by
+        self.extra = extra
+        source = entry.get("source") or entry.get("type") or ""
+        self.source = f"{bundle_path}/{source}" if is_bind(entry) and not source.startswith("/") else source
+
+    def describe(self) -> str:
+        words = ",".join(self.entry.get("options") or [])
+        kind = "bind" if is_bind(self.entry) else self.entry["type"]
+        return f"mount {kind} {self.source} on {self.destination}" + (f" ({words})" if words else "")
+
+    def run(self) -> None:
+        if is_bind(self.entry):
+            self._bind()
+        else:
+            self._mount()
+        if self.options.propagation or self.options.attr_set or self.options.attr_clear:
+            fd = self.root.open(self.destination)
+            try:
+                for flag in self.options.propagation:
+                    libc.mount("", at(fd), "", flag)
+                self._set_recursive(fd)
+            finally:
+                os.close(fd)
+
+    def _bind(self) -> None:
+        try:
+            is_directory = stat.S_ISDIR(os.stat(self.source).st_mode)
+        except OSError as error:
+            raise StepError(f"source {self.source}: {error.strerror}") from None
+        fd = self.root.make_directories(self.destination) if is_directory else self.root.make_file(self.destination)
+        try:
+            libc.mount(self.source, at(fd), "", MS_BIND | (self.options.flags & MS_REC))
+        finally:
+            os.close(fd)
+        flags = (self.options.flags | self.extra) & ~(MS_BIND | MS_REC | MS_REMOUNT)
+        if flags or self.options.clear:
+            fd = self.root.open(self.destination)
+            try:
+                mounting.remount_by_bind(at(fd), flags, self.options.clear)
+            finally:
+                os.close(fd)
+
+    def _mount(self) -> None:
+        kind = self.entry["type"]
+        data = self.options.data
+        flags = self.options.flags | self.extra
+        fd = self.root.make_directories(self.destination)
+        try:
+            if kind in ("proc", "sysfs"):
+                self._refuse_links(fd)
+            if kind == "tmpfs":
+                flags &= ~MS_RDONLY  # made read-only by FinishReadOnly, once what goes into it is there
+                if "mode=" not in data:
+                    data += ("," if data else "") + f"mode={stat.S_IMODE(os.fstat(fd).st_mode):o}"
+            libc.mount(self.source, at(fd), kind, flags, data)
+        finally:
+            os.close(fd)
+
+    def _refuse_links(self, fd: int) -> None:
+        """/proc and /sys must be where their names say: a link would put the masks elsewhere (CVE-2019-19921)."""
+        if os.readlink(at(fd)) != self.root.path.rstrip("/") + self.destination:
+            raise StepError(f"{self.destination} in the root file system leads over a link")
+
+    def _set_recursive(self, fd: int) -> None:
+        if not (self.options.attr_set or self.options.attr_clear):
+            return
+        if self.recursive_by == "mount_setattr":
+            mounting.setattr_tree(at(fd), self.options.attr_set, self.options.attr_clear)
+        else:
+            mounting.remount_tree_one_by_one(at(fd), self.options.attr_set, self.options.attr_clear)
+
+
+class MountCgroups(Step):
+    """A `cgroup` mount: the container's own groups, and nothing above them."""
+
+    __slots__ = ("cgroup", "destination", "namespaced", "options", "root")
+
+    def __init__(self, root: Root, entry: dict[str, Any], cgroup: Cgroup, namespaced: bool) -> None:
+        self.root = root
+        self.cgroup = cgroup
+        self.namespaced = namespaced
+        self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
+        self.options = MountOptions(entry.get("options") or [])
+
+    def describe(self) -> str:
+        how = "by cgroup namespace" if self.namespaced else "by bind mounts of its own groups"
+        return f"mount cgroups on {self.destination} {how}"
+
+    def run(self) -> None:
+        groups = self.cgroup.groups
+        flags = (self.options.flags & ~(MS_RDONLY | MS_BIND | MS_REC)) | MS_NOSUID | MS_NODEV | MS_NOEXEC
+        if len(groups) == 1 and groups[0].version == 2:
+            self._one(self.destination, groups[0].path, "cgroup2", "", flags)
+            return
+        if not groups:
+            fd = self.root.make_directories(self.destination)
+            try:
+                libc.mount("/sys/fs/cgroup", at(fd), "", MS_BIND | MS_REC)
+            finally:
+                os.close(fd)
+            self._read_only(self.destination, MS_RDONLY)
+            return
+        fd = self.root.make_directories(self.destination)
+        try:
+            libc.mount("tmpfs", at(fd), "tmpfs", flags, "mode=755")
+        finally:
+            os.close(fd)
+        for group in groups:
+            names = [name.removeprefix("name=") for name in group.controllers]
+            place = f"{self.destination}/{','.join(names) if group.version == 1 else 'unified'}"
+            data = ",".join(group.controllers) if group.version == 1 else ""
+            self._one(place, group.path, "cgroup" if group.version == 1 else "cgroup2", data, flags)
+            for name in names if group.version == 1 and len(names) > 1 else ():
+                parent = self.root.open(self.destination)
+                os.symlink(",".join(names), name, dir_fd=parent)
+                os.close(parent)
+        if self.options.flags & MS_RDONLY:
+            self._read_only(self.destination, MS_RDONLY)
+
+    def _one(self, place: str, group: str, kind: str, data: str, flags: int) -> None:
+        fd = self.root.make_directories(place)
+        try:
+            if self.namespaced:
+                libc.mount("cgroup", at(fd), kind, flags, data)
+            else:
+                libc.mount(group, at(fd), "", MS_BIND)
+        finally:
+            os.close(fd)
+        extra = flags & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        self._read_only(place, extra | (self.options.flags & MS_RDONLY))
+
+    def _read_only(self, place: str, flags: int) -> None:
+        fd = self.root.open(place)
+        try:
+            mounting.remount_by_bind(at(fd), flags)
+        finally:
+            os.close(fd)
+
+
+class MakeDevices(Step):
+    """The default devices, those of `linux.devices`, and the links in /dev."""
+
+    __slots__ = ("by", "devices", "root")
+
+    def __init__(self, root: Root, devices: list[dict[str, Any]], by: str) -> None:
+        self.root = root
+        self.by = by
+        named = {device["path"] for device in devices}
+        defaults = [
+            {"type": "c", "path": path, "major": major, "minor": minor, "fileMode": 0o666}
+            for path, major, minor in DEFAULT_DEVICES
+            if path not in named
+        ]
+        self.devices: list[dict[str, Any]] = [*defaults, *devices]
+
+    def describe(self) -> str:
+        return f"make devices by {self.by}: " + " ".join(device["path"] for device in self.devices)
+
+    def run(self) -> None:
+        before = os.umask(0)
+        try:
+            for device in self.devices:
+                if self.by == "mknod" or device["type"] == "p":
+                    self._make(device)
+                else:
+                    self._bind(device)
+        finally:
+            os.umask(before)
+        for path, target in DEV_LINKS:
+            self._link(path, target)
+        if os.path.exists("/proc/kcore"):
+            self._link("/dev/core", "/proc/kcore")
+        if self.root.exists("/dev/pts/ptmx"):
+            self._link("/dev/ptmx", "pts/ptmx", replace=True)
+
+    def _make(self, device: dict[str, Any]) -> None:
+        directory, _, name = os.path.normpath(device["path"]).rpartition("/")
+        parent = self.root.make_directories(directory or "/")
+        try:
+            mode = _DEVICE_KINDS[device["type"]] | (device.get("fileMode", 0o666) & 0o7777)
+            number = os.makedev(device.get("major", 0), device.get("minor", 0)) if device["type"] != "p" else 0
+            try:
+                os.mknod(name, mode, number, dir_fd=parent)
+            except FileExistsError:
+                now = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_IFMT(now.st_mode) != stat.S_IFMT(mode) or now.st_rdev != number:
+                    raise StepError(f"{device['path']} exists in the root file system and is something else") from None
+            os.chown(name, device.get("uid", 0), device.get("gid", 0), dir_fd=parent, follow_symlinks=False)
+        finally:
+            os.close(parent)
+
+    def _bind(self, device: dict[str, Any]) -> None:
+        fd = self.root.make_file(device["path"])
+        try:
+            libc.mount(device["path"], at(fd), "", MS_BIND)
+        finally:
+            os.close(fd)
+
+    def _link(self, path: str, target: str, replace: bool = False) -> None:
+        directory, _, name = path.rpartition("/")
+        parent = self.root.make_directories(directory)
+        try:
+            if replace:
+                try:
+                    os.unlink(name, dir_fd=parent)
+                except FileNotFoundError:
+                    pass  # nothing to replace
+            os.symlink(target, name, dir_fd=parent)
+        except FileExistsError:
+            return  # the image brought its own
+        finally:
+            os.close(parent)
+
+
+class MakeConsole(Step):
+    """Open a terminal in the container's devpts, send its master out, put it on /dev/console and the streams."""
+
+    __slots__ = ("channel", "root", "size", "socket_path", "uid")
+
+    def __init__(self, root: Root, channel: Channel, socket_path: str, size: dict[str, int] | None, uid: int) -> None:
+        self.root = root
+        self.channel = channel
+        self.socket_path = socket_path
+        self.size = size
+        self.uid = uid
+
+    def describe(self) -> str:
+        where = f"the socket {self.socket_path}" if self.socket_path else "joey"
+        return f"open a terminal, send its master to {where}, put it on /dev/console"
+
+    def run(self) -> None:
+        master, peer = self._open()
+        if self.size:
+            terminal.set_size(master, self.size["height"], self.size["width"])
+        os.fchown(peer, self.uid, -1)
+        console = self.root.make_file("/dev/console")
+        try:
+            libc.mount(at(peer), at(console), "", MS_BIND)
+        finally:
+            os.close(console)
+        if self.socket_path:
+            send_master(self.socket_path, master)
+        else:
+            terminal.send_fd(self.channel.socket, master, b"console")
+        os.close(master)
+        terminal.make_controlling(peer)
+        os.close(peer)
+
+    def _open(self) -> tuple[int, int]:
+        """The master and its peer, both made sure to be what they should: the image may have prepared /dev/pts."""
+        handle = self._checked("/dev/pts/ptmx", 5, 2)
+        try:
+            master, path = terminal.open_pair(at(handle), "/dev/pts")
+        finally:
+            os.close(handle)
+        handle = self._checked(path, 136, None)
+        try:
+            return master, os.open(at(handle), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        finally:
+            os.close(handle)
+
+    def _checked(self, path: str, major: int, minor: int | None) -> int:
+        try:
+            fd = self.root.open(path)
+        except (OSError, KernelError) as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise StepError(f"a terminal needs a devpts mount on /dev/pts: {path} is missing") from None
+        status = os.fstat(fd)
+        right = os.major(status.st_rdev) == major or (major == 136 and 136 <= os.major(status.st_rdev) <= 143)
+        if not stat.S_ISCHR(status.st_mode) or not right or (minor is not None and os.minor(status.st_rdev) != minor):
+            os.close(fd)
+            raise StepError(f"{path} is not the device of a terminal")
+        return fd
+
+
+class OpenConsole(Step):
+    """A terminal for a process that enters a running container, whose /dev and /proc are in hostile hands."""
+
+    __slots__ = ("_socket", "channel", "size", "uid")
+
+    def __init__(self, channel: Channel, socket_path: str, size: dict[str, int] | None, uid: int) -> None:
+        self.channel = channel
+        self.size = size
+        self.uid = uid
+        self._socket = terminal.connect_unix(socket_path) if socket_path else None
+
+    def describe(self) -> str:
+        return "open a terminal of the container and send its master out"
+
+    def run(self) -> None:
+        master, path = terminal.open_pair("/dev/pts/ptmx", "/dev/pts")
+        if os.fstat(master).st_rdev != os.makedev(5, 2):
+            raise StepError("/dev/pts/ptmx of the container is not the device of a terminal")
+        peer = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not 136 <= os.major(os.fstat(peer).st_rdev) <= 143:
+            raise StepError(f"{path} of the container is not the device of a terminal")
+        if self.size:
+            terminal.set_size(master, self.size["height"], self.size["width"])
+        os.fchown(peer, self.uid, -1)
+        terminal.send_fd(self._socket or self.channel.socket, master, b"/dev/ptmx" if self._socket else b"console")
+        if self._socket:
+            self._socket.close()
+        os.close(master)
+        terminal.make_controlling(peer)
+        os.close(peer)
+
+
+def send_master(path: str, master: int) -> None:
+    """Send a terminal's master to whoever listens on --console-socket. Raises JoeyError."""
+    socket = terminal.connect_unix(path)
+    try:
+        terminal.send_fd(socket, master, b"/dev/ptmx")
+    finally:
+        socket.close()
+
+
+class MaskPaths(Step):
+    """Cover files by /dev/null and directories by an empty read-only tmpfs."""
+
+    __slots__ = ("paths", "root")
+
+    def __init__(self, root: Root, paths: list[str]) -> None:
+        self.root = root
+        self.paths = paths
+
+    def describe(self) -> str:
+        return "mask " + " ".join(self.paths)
+
+    def run(self) -> None:
+        null = os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)
+        status = os.fstat(null)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != os.makedev(1, 3):
+            raise StepError("the host's /dev/null is not the null device")
+        for path in self.paths:
+            fd = open_if_there(self.root, path)
+            if fd < 0:
+                continue
+            try:
+                if stat.S_ISDIR(os.fstat(fd).st_mode):
+                    libc.mount("tmpfs", at(fd), "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k,nr_inodes=2")
+                else:
+                    libc.mount(at(null), at(fd), "", MS_BIND)
+            finally:
+                os.close(fd)
+        os.close(null)
+
+
+class ProtectPaths(Step):
+    """Make paths read-only by a bind on themselves."""
+
+    __slots__ = ("paths", "root")
+
+    def __init__(self, root: Root, paths: list[str]) -> None:
+        self.root = root
+        self.paths = paths
+
+    def describe(self) -> str:
+        return "make read-only " + " ".join(self.paths)
+
+    def run(self) -> None:
+        for path in self.paths:
+            fd = open_if_there(self.root, path)
+            if fd < 0:
+                continue
+            try:
+                libc.mount(at(fd), at(fd), "", MS_BIND | MS_REC)
+            finally:
+                os.close(fd)
+            fd = self.root.open(path)
+            try:
+                mounting.remount_by_bind(at(fd), MS_RDONLY)
+            finally:
+                os.close(fd)
+
+
+def open_if_there(root: Root, path: str) -> int:
+    """A descriptor of a path inside the root; -1 where there is none."""
+    try:
+        return root.open(path)
+    except (OSError, KernelError) as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return -1
+        raise
+
+
+class FinishReadOnly(Step):
+    """Make tmpfs mounts that asked for it read-only, now that their contents are there; and the root, last."""
+
+    __slots__ = ("paths", "root", "whole_root")
+
+    def __init__(self, root: Root, paths: list[str], whole_root: bool) -> None:
+        self.root = root
+        self.paths = paths
+        self.whole_root = whole_root
+
+    def describe(self) -> str:
+        return "make read-only " + " ".join([*self.paths, *(["/"] if self.whole_root else [])])
+
+    def run(self) -> None:
+        for path in self.paths:
+            fd = self.root.open(path)
+            try:
+                mounting.remount_by_bind(at(fd), MS_RDONLY)
+            finally:
+                os.close(fd)
+        if self.whole_root:
+            mounting.remount_by_bind(self.root.path, MS_RDONLY)
+
+
+class MakeWorkingDirectory(Step):
+    """Create process.cwd where the root file system lacks it."""
+
+    __slots__ = ("path", "root")
+
+    def __init__(self, root: Root, path: str) -> None:
+        self.root = root
+        self.path = path
+
+    def describe(self) -> str:
+        return f"create the working directory {self.path} if it is missing"
+
+    def run(self) -> None:
+        if not self.root.exists(self.path):
+            os.close(self.root.make_directories(self.path))
+
+
+class SetSysctls(Step):
+    """Write namespaced sysctls through the host's /proc, which shows each process its own namespaces' values."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+    def describe(self) -> str:
+        return "set sysctls " + ", ".join(f"{name}={value}" for name, value in self.values.items())
+
+    def run(self) -> None:
+        for name, value in self.values.items():
+            path = "/proc/sys/" + name.replace(".", "/")
+            try:
+                files.write_text(path, value)
+            except OSError as error:
+                raise StepError(f"linux.sysctl[{name!r}]: {path}: {error.strerror}") from None
+
+
+class EnterRoot(Step):
+    """Make the root file system the process's root."""
+
+    __slots__ = ("by", "propagation", "root")
+
+    def __init__(self, root: Root, by: str, propagation: str) -> None:
+        self.root = root
+        self.by = by
+        self.propagation = propagation
+
+    def describe(self) -> str:
+        return f"change the root to {self.root.path} by {self.by}"
+
+    def run(self) -> None:
+        if self.by == "pivot_root":
+            mounting.enter_by_pivot_root(self.root.path)
+        else:
+            mounting.enter_by_move_and_chroot(self.root.path)
+        self.root.close()
+        flag = PROPAGATION.get(self.propagation, 0)
+        if flag & (MS_SHARED | MS_UNBINDABLE):
+            libc.mount("", "/", "", flag)
