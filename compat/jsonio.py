@@ -54,7 +54,7 @@ def loads(text: str) -> Any:
 def dumps(value: object) -> str:
     """One line of JSON, ASCII only, keys in the order given."""
     try:
-        from _json import encode_basestring_ascii, make_encoder  # type: ignore[attr-defined]
+        from _json import encode_basestring_ascii, make_encoder
 
         encode = make_encoder(None, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, False)
         return "".join(encode(value, 0))
@@ -69,7 +69,7 @@ def _scanner() -> Callable[[str, int], tuple[Any, int]] | None:
         from _json import make_scanner
     except ImportError:
         return None
-    return make_scanner(_ScannerContext)  # type: ignore[arg-type, return-value]
+    return make_scanner(_ScannerContext)  # type: ignore[arg-type]
 
 
 def _skip(text: str, index: int) -> int:

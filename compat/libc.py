@@ -16,6 +16,7 @@ from .errors import KernelError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 MACHINE = os.uname().machine
 
@@ -146,12 +147,12 @@ def personality(persona: int) -> int:
     return _check("personality", _personality(persona))
 
 
-def capset(header: ctypes.Structure, data: ctypes.Array[ctypes.Structure]) -> None:
+def capset(header: ctypes.Structure, data: ctypes.Array[Any]) -> None:
     """Source: capset(2)."""
     _check("capset", _capset(ctypes.byref(header), data))
 
 
-def capget(header: ctypes.Structure, data: ctypes.Array[ctypes.Structure]) -> None:
+def capget(header: ctypes.Structure, data: ctypes.Array[Any]) -> None:
     """Source: capget(2)."""
     _check("capget", _capget(ctypes.byref(header), data))
 

@@ -124,7 +124,7 @@ UNSUPPORTED = ("idmap", "ridmap", "tmpcopyup")
 
 
 class MountOptions:
-    """A mount's option words, sorted: flags to set and clear, propagation changes in order, attributes, data, the rest."""
+    """A mount's option words, sorted: flags to set and clear, propagation changes, attributes, data, the rest."""
 
     __slots__ = ("attr_clear", "attr_set", "clear", "data", "flags", "propagation", "unsupported")
 

@@ -41,7 +41,7 @@ class Root:
             self.fd = -1
 
     def open(self, path: str) -> int:
-        """An O_PATH descriptor of `path` inside the root, final link followed inside it. Raises OSError, KernelError."""
+        """An O_PATH descriptor of `path` inside the root, final link followed too. Raises OSError, KernelError."""
         if self.native:
             return libc.openat2(self.fd, path, os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         return self._walk(path, create=False)

@@ -85,7 +85,9 @@ def cached_or_probed(probe: Callable[[], KernelReport] | None = None) -> KernelR
     except (OSError, ReportError):
         pass  # no cache, or one of another version: probe again
     if probe is None:
-        from .run import probe_machine as probe
+        from .run import probe_machine
+
+        probe = probe_machine
     report = probe()
     store(report)
     return report

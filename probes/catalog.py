@@ -50,7 +50,14 @@ class Probe:
     __slots__ = ("alone", "call", "cost", "feature", "function", "group", "seconds")
 
     def __init__(
-        self, group: str, feature: str, call: str, cost: str, function: Callable[[], Answer], alone: bool, seconds: float
+        self,
+        group: str,
+        feature: str,
+        call: str,
+        cost: str,
+        function: Callable[[], Answer],
+        alone: bool,
+        seconds: float,
     ) -> None:
         self.group = group
         self.feature = feature
@@ -109,9 +116,7 @@ def groups(only: list[str] | None = None) -> list[Group]:
     for name in only or ():
         if name not in GROUP_NAMES:
             raise UsageError(f'no probe group "{name}"', "groups: " + ", ".join(GROUP_NAMES))
-    return [
-        import_module(f"{__package__}.groups.{name}").GROUP for name in GROUP_NAMES if not only or name in only
-    ]
+    return [import_module(f"{__package__}.groups.{name}").GROUP for name in GROUP_NAMES if not only or name in only]
 
 
 def by_feature() -> dict[str, Probe]:

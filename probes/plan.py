@@ -33,7 +33,9 @@ class Choice:
 
     __slots__ = ("feature", "field", "forced", "lost", "mechanism", "reason")
 
-    def __init__(self, feature: str, field: str, mechanism: str, reason: str, lost: str = "", forced: bool = False) -> None:
+    def __init__(
+        self, feature: str, field: str, mechanism: str, reason: str, lost: str = "", forced: bool = False
+    ) -> None:
         self.feature = feature
         self.field = field
         self.mechanism = mechanism
@@ -74,8 +76,7 @@ class Plan:
             return
         lines = [f"{choice.field}: {FEATURES[choice.feature].title}: {choice.reason}" for choice in self.refusals]
         raise PlanRefused(
-            "this kernel can't run the bundle under the "
-            f"{self.policy} policy:\n  " + "\n  ".join(lines),
+            f"this kernel can't run the bundle under the {self.policy} policy:\n  " + "\n  ".join(lines),
             "`joey plan -b BUNDLE` shows the whole plan; docs/fallbacks.md says what each mechanism gives up",
         )
 
@@ -98,7 +99,9 @@ def plan(report: KernelReport, needs: list[Need], policy: str = "strict", forced
             raise UsageError(f'--force: no feature "{name}"', "features: " + ", ".join(FEATURES))
         names = [item.name for item in FEATURES[name].mechanisms]
         if mechanism not in names:
-            raise UsageError(f'--force: feature {name} has no mechanism "{mechanism}"', "mechanisms: " + ", ".join(names))
+            raise UsageError(
+                f'--force: feature {name} has no mechanism "{mechanism}"', "mechanisms: " + ", ".join(names)
+            )
     choices: dict[str, Choice] = {}
     for need in needs:
         if need.feature in choices:
@@ -120,9 +123,18 @@ def _choose(report: KernelReport, feature: Feature, need: Need, policy: str, for
             skipped.append(f"{mechanism.name} needs {_and(_unmet(report, unmet, reasons))}")
             continue
         if mechanism.weaker and feature.protects and policy == "strict":
-            skipped.append(f"{mechanism.name} is too weak for the strict policy ({mechanism.lost}); --policy permissive allows it")
+            skipped.append(
+                f"{mechanism.name} is too weak for the strict policy ({mechanism.lost}); --policy permissive allows it"
+            )
             continue
-        return Choice(feature.name, need.field, mechanism.name, _reason(report, mechanism, skipped, forced), mechanism.lost, bool(forced))
+        return Choice(
+            feature.name,
+            need.field,
+            mechanism.name,
+            _reason(report, mechanism, skipped, forced),
+            mechanism.lost,
+            bool(forced),
+        )
     return Choice(feature.name, need.field, "", "; ".join(skipped), forced=bool(forced))
 
 

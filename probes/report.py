@@ -100,7 +100,9 @@ def load(path: str) -> KernelReport:
     try:
         text = read_text(path, LIMIT)
     except OSError as error:
-        raise ReportError(f"can't read the report {path}: {error.strerror}", "make one with: joey probe --save FILE") from None
+        raise ReportError(
+            f"can't read the report {path}: {error.strerror}", "make one with: joey probe --save FILE"
+        ) from None
     return parse(text, path)
 
 

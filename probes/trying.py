@@ -40,7 +40,7 @@ def check(name: str, *args: int | bytes | None) -> int:
 
 
 def child(function: Callable[[], int | None], flags: int = 0) -> int:
-    """Run `function` in a (cloned) child; its exit status, or minus the signal that ended it. Errors come out as raised."""
+    """Run `function` in a (cloned) child; its exit status, or minus the signal that ended it. Raises its errors."""
     read_end, write_end = os.pipe()
     pid = libc.clone(flags | SIGCHLD) if flags else os.fork()
     if pid == 0:

@@ -5,10 +5,10 @@ The only place that turns a mechanism's name into a step; a new mechanism gets i
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import os
 
+from ..compat import signals
 from ..compat.cgroup import layout
 from ..compat.cgroup.group import Cgroup
 from ..compat.constants import CLONE_NEWCGROUP, CLONE_NEWTIME, MS_NOSUID, MS_RDONLY
@@ -57,7 +57,9 @@ class Start:
 
     __slots__ = ("channel", "child", "clone", "listener", "parent", "signal_mask")
 
-    def __init__(self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: parent.CloneChild) -> None:
+    def __init__(
+        self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: parent.CloneChild
+    ) -> None:
         self.parent = parent_steps
         self.child = child
         self.channel = channel
@@ -91,7 +93,7 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
 
 
 def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
-    """The container's groups in the hierarchies that are mounted now; empty for a plain user who asked for no limits."""
+    """The container's groups in the hierarchies that are mounted now and that this user may write to."""
     hierarchies = layout.hierarchies()
     if os.geteuid() != 0:
         hierarchies = [item for item in hierarchies if os.access(item.mount, os.W_OK)]
@@ -163,8 +165,9 @@ def _child_steps(
         out.append(process.AdjustOomScore(bundle.process["oomScoreAdj"]))
     if bundle.creates("user"):
         out.append(process.WaitForParent(channel))
-        out.append(process.BecomeNamespaceRoot(0 if maps_root(bundle, "uidMappings") else user.get("uid", 0),
-                                               0 if maps_root(bundle, "gidMappings") else user.get("gid", 0)))  # fmt: skip
+        uid = 0 if maps_root(bundle, "uidMappings") else user.get("uid", 0)
+        gid = 0 if maps_root(bundle, "gidMappings") else user.get("gid", 0)
+        out.append(process.BecomeNamespaceRoot(uid, gid))
     if late:
         flags = 0
         for name in late:
@@ -179,7 +182,11 @@ def _child_steps(
     mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra)
     out += mounts
     if bundle.process.get("terminal"):
-        out.append(rootfs.MakeConsole(root, channel, options.console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)))
+        out.append(
+            rootfs.MakeConsole(
+                root, channel, options.console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)
+            )
+        )
     if not late:
         out.append(placed)
     out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
@@ -266,7 +273,7 @@ def process_steps(
         out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
     if seccomp and no_new_privs:
         out.append(seccomp)
-    out.append(process.Exec(prepare, frozenset(int(item) for item in _signal.pthread_sigmask(_signal.SIG_BLOCK, ()))))
+    out.append(process.Exec(prepare, signals.blocked()))
     return out
 
 

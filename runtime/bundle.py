@@ -176,7 +176,9 @@ def _check_linux(bundle: Bundle) -> None:
     if ".." in path.split("/"):
         raise BundleError("linux.cgroupsPath", f'"{path}" leaves the hierarchy by ".."')
     if path.count(":") == 2 and not path.startswith("/"):
-        raise BundleError("linux.cgroupsPath", f'"{path}" asks for the systemd driver, which joey has not', "give a plain path")
+        raise BundleError(
+            "linux.cgroupsPath", f'"{path}" asks for the systemd driver, which joey has not', "give a plain path"
+        )
     for name in bundle.linux.get("sysctl") or {}:
         _check_sysctl(name, bundle)
     for place, device in enumerate(bundle.linux.get("devices") or []):
@@ -187,7 +189,9 @@ def _check_linux(bundle: Bundle) -> None:
             raise BundleError(f"{field}.path", f'"{device["path"]}" has ".." in it')
     for place, rule in enumerate(bundle.resources.get("devices") or []):
         if not set(rule.get("access") or "rwm") <= set("rwm"):
-            raise BundleError(f"linux.resources.devices[{place}].access", f'"{rule["access"]}" is not made of r, w and m')
+            raise BundleError(
+                f"linux.resources.devices[{place}].access", f'"{rule["access"]}" is not made of r, w and m'
+            )
 
 
 def _check_sysctl(name: str, bundle: Bundle) -> None:
@@ -213,7 +217,9 @@ def _check_mount(mount: dict[str, Any], field: str, bundle: Bundle) -> None:
         raise BundleError(f"{field}.uidMappings", "id-mapped mounts are not supported", "remove it to run without")
     options = MountOptions(mount.get("options") or [])
     if options.unsupported:
-        raise BundleError(f"{field}.options", f'"{options.unsupported[0]}" is not supported', "remove it to run without")
+        raise BundleError(
+            f"{field}.options", f'"{options.unsupported[0]}" is not supported', "remove it to run without"
+        )
     if os.path.normpath("/" + mount["destination"]).strip("/") == "":
         raise BundleError(f"{field}.destination", "is the root itself", "use root.path and root.readonly")
     if is_bind(mount):

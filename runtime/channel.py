@@ -77,7 +77,9 @@ class Channel:
             if message == word:
                 return
             if message == b"":
-                raise StepError("the container's process ended before it was ready", "see dmesg: it may have been killed")
+                raise StepError(
+                    "the container's process ended before it was ready", "see dmesg: it may have been killed"
+                )
 
     def wait_for_exec(self) -> None:
         """Read until end of file, which means that the child's exec succeeded. Raises StepError."""

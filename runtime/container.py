@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ..probes.plan import Plan
 
 
-def create(root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str, keep_fds: int) -> tuple[State, Start]:
+def create(
+    root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str, keep_fds: int
+) -> tuple[State, Start]:
     """Make a container and bring its process up to the point before the exec. On failure nothing is left behind."""
     _check_terminal(bundle, options)
     made, held = state.create(root, container, bundle)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import _signal
 import os
 import select
 
-from ..compat import terminal
+from ..compat import signals, terminal
 from ..compat.constants import PR_SET_CHILD_SUBREAPER, SIGCHLD, SIGWINCH
 from ..compat.errors import KernelError
 from ..compat.libc import prctl
@@ -26,8 +25,8 @@ class Foreground:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         for number in (*FORWARDED, SIGCHLD, SIGWINCH):
-            _signal.signal(number, _noted)
-        _signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+            signals.handle(number, _noted)
+        signals.wake_by(self._wake_write)
         if subreaper:
             try:
                 prctl(PR_SET_CHILD_SUBREAPER, 1)

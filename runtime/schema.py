@@ -7,6 +7,7 @@ by name in `bundle`. A JSON null counts as absent. Source: runtime-spec 1.2, con
 from __future__ import annotations
 
 from ..compat.errors import BundleError
+from ..compat.mountflags import PROPAGATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def map_of(item: Check) -> Check:
     return check
 
 
-def record(required: str = "", **fields: Check) -> Check:
+def record(required: str = "", /, **fields: Check) -> Check:
     """A JSON object with known fields; `required` names, space-separated, must be there."""
     names = required.split()
 
@@ -155,9 +156,7 @@ PROCESS = record(
     env=texts,
     args=list_of(text),
     rlimits=list_of(record("type soft hard", type=text, soft=uint64, hard=uint64)),
-    capabilities=record(
-        bounding=texts, effective=texts, permitted=texts, inheritable=texts, ambient=texts
-    ),
+    capabilities=record(bounding=texts, effective=texts, permitted=texts, inheritable=texts, ambient=texts),
     noNewPrivileges=boolean,
     oomScoreAdj=integer(-1000, 1000),
     apparmorProfile=text,
@@ -224,7 +223,7 @@ LINUX = record(
     ),
     cgroupsPath=text,
     resources=RESOURCES,
-    rootfsPropagation=one_of("", "shared", "slave", "private", "unbindable", "rshared", "rslave", "rprivate", "runbindable"),
+    rootfsPropagation=one_of("", *PROPAGATION),
     maskedPaths=list_of(absolute),
     readonlyPaths=list_of(absolute),
     mountLabel=text,
@@ -245,7 +244,7 @@ CONFIG = record(
         record("destination", destination=full_text, type=text, source=text, options=texts,
                uidMappings=list_of(ID_MAPPING), gidMappings=list_of(ID_MAPPING))
     ),
-    hooks=record(**{kind: list_of(HOOK) for kind in HOOK_KINDS}),
+    hooks=record("", **{kind: list_of(HOOK) for kind in HOOK_KINDS}),
     annotations=map_of(text),
     linux=LINUX,
 )  # fmt: skip

@@ -151,7 +151,7 @@ class State:
 
 
 def lock(folder: str) -> int:
-    """Hold a container for oneself; closing the descriptor lets go. Raises StateError while another command holds it."""
+    """Hold a container; closing the descriptor lets go. Raises StateError while another command holds it."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -192,7 +192,9 @@ def load(root: str, container: str) -> State:
         # killed before its first state was written: nothing but the folder is there
         return State(folder, container, "", "")
     except ValueError as error:
-        raise StateError(f"{folder}/state.json is damaged: {error}", f"remove it with: joey delete --force {container}") from None
+        raise StateError(
+            f"{folder}/state.json is damaged: {error}", f"remove it with: joey delete --force {container}"
+        ) from None
     state = State(folder, container, value["bundle"], value["rootfs"])
     state.pid = value["pid"]
     state.start_time = value["startTime"]

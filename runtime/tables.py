@@ -40,7 +40,9 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(
+            title=self.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         for place, name in enumerate(self.header):
             table.add_column(name, overflow="fold", no_wrap=place == 0)
         for row in self.rows:

@@ -12,7 +12,13 @@ import os
 from struct import pack
 
 from .. import libc
-from ..constants import BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI, BPF_PROG_ATTACH, BPF_PROG_LOAD, BPF_PROG_TYPE_CGROUP_DEVICE
+from ..constants import (
+    BPF_CGROUP_DEVICE,
+    BPF_F_ALLOW_MULTI,
+    BPF_PROG_ATTACH,
+    BPF_PROG_LOAD,
+    BPF_PROG_TYPE_CGROUP_DEVICE,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +114,7 @@ def _rule(tests: list[tuple[str, int, int]], allow: bool) -> list[bytes]:
 
 
 def attach(path: str, code: bytes) -> None:
-    """Load the program and attach it to the group at `path`. Raises KernelError (EPERM without CAP_BPF or CAP_SYS_ADMIN)."""
+    """Load the program and attach it to the group at `path`. Raises KernelError (EPERM without privilege)."""
     license_text = ctypes.create_string_buffer(b"Apache-2.0")
     instructions = ctypes.create_string_buffer(code, len(code))
     load = _Load(

@@ -116,7 +116,9 @@ class Cgroup:
             except OSError as error:
                 reason = os.strerror(error.errno or 0)
                 hint = "this kernel has no such file" if error.errno == errno.ENOENT else ""
-                raise JoeyError(f"{setting.field}: writing {setting.value} to {path}: {reason}", hint, "cgroup") from None
+                raise JoeyError(
+                    f"{setting.field}: writing {setting.value} to {path}: {reason}", hint, "cgroup"
+                ) from None
 
     def allow_devices(self, rules: list[dict[str, Any]]) -> None:
         """Apply OCI device rules, in order, after denying all: by devices.allow and .deny (v1) or eBPF (v2)."""
@@ -216,7 +218,9 @@ class Cgroup:
             except OSError:
                 pass  # the group may be gone, or half made: the deadline decides
             if time.monotonic() > deadline:
-                raise JoeyError(f"processes {pids} do not die", "they may hang in the kernel; see their /proc/PID/stack")
+                raise JoeyError(
+                    f"processes {pids} do not die", "they may hang in the kernel; see their /proc/PID/stack"
+                )
             time.sleep(0.002)
 
     def remove(self) -> None:
@@ -241,7 +245,9 @@ def _remove_directory(directory: str, deadline: float) -> None:
             return
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise JoeyError(f"can't remove cgroup {directory}: {os.strerror(error.errno or 0)}", slug="cgroup") from None
+                raise JoeyError(
+                    f"can't remove cgroup {directory}: {os.strerror(error.errno or 0)}", slug="cgroup"
+                ) from None
         time.sleep(0.002)
 
 

@@ -55,7 +55,7 @@ def hierarchies(mounts: list[files.Mount] | None = None) -> list[Hierarchy]:
 
 
 def own_paths(text: str | None = None) -> dict[str, str]:
-    """The caller's cgroup in each hierarchy: controller or "name=..." -> path, "" -> the v2 path. Source: cgroups(7)."""
+    """The caller's cgroup in each hierarchy: controller or "name=..." -> path, "" for v2. Source: cgroups(7)."""
     if text is None:
         text = files.read_text("/proc/self/cgroup")
     paths = {}

@@ -23,6 +23,9 @@ ARGS_OFFSET = 16  # six 64-bit words, little endian on every machine joey runs o
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
+# What a system call gets: ((conditions, action), ...), tried in order; a condition is (index, operator, value, mask).
+Leaf = tuple[tuple[tuple[tuple[int, str, int, int], ...], int], ...]
+
 # operator -> the operator that is true exactly when it is false
 _NEGATED = {"NE": "EQ", "LT": "GE", "LE": "GT"}
 
@@ -67,8 +70,8 @@ class Assembler:
     def ret(self, action: int) -> None:
         self.emit(RET, action)
 
-    def search(self, intervals: list[tuple[int, object]], leaf: dict[object, str]) -> None:
-        """Jump to the label of the interval the accumulator falls in; intervals are (first number, key), sorted, from 0."""
+    def search(self, intervals: list[tuple[int, Leaf]], leaf: dict[Leaf, str]) -> None:
+        """Jump to the label of the interval the accumulator falls in; `intervals` are sorted (first number, leaf)."""
         if len(intervals) == 1:
             self.emit(JA, 0, leaf[intervals[0][1]])
             return

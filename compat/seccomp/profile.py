@@ -14,7 +14,7 @@ from .. import constants as k
 from .. import syscalls
 from ..errors import BundleError
 from ..libc import MACHINE
-from .assembler import ARCH_OFFSET, JA, JEQ, NR_OFFSET, Assembler, Condition
+from .assembler import ARCH_OFFSET, JA, JEQ, NR_OFFSET, Assembler, Condition, Leaf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": k.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
 }
 
-_Leaf = tuple[tuple[tuple[tuple[int, str, int, int], ...], int], ...]
-
 
 def compile_profile(section: dict[str, Any]) -> bytes:
     """The BPF program (array of struct sock_filter) of a checked section. Raises BundleError naming the field."""
@@ -90,20 +88,20 @@ def compile_profile(section: dict[str, Any]) -> bytes:
 
 def _emit_token(code: Assembler, names: list[str], section: dict[str, Any], default: int) -> None:
     """The filters of one audit token: x86_64 and x32 share theirs and differ in a bit of the number."""
-    intervals: list[tuple[int, _Leaf]] = []
+    intervals: list[tuple[int, Leaf]] = []
     for name in sorted(names, key=lambda item: ARCHITECTURES[item][2]):
         _, table, offset = ARCHITECTURES[name]
         intervals += [(first + offset, leaf) for first, leaf in _intervals(section, table, default)]
     if "SCMP_ARCH_X86_64" in names and "SCMP_ARCH_X32" not in names:
         intervals.append((X32_BIT, (((), k.SECCOMP_RET_KILL_THREAD),)))
         intervals.append((0xFFFFFFFF, (((), default),)))  # -1: a tracer skipped the call
-    leaves: dict[object, str] = {}
+    leaves: dict[Leaf, str] = {}
     for _, leaf in intervals:
         leaves.setdefault(leaf, code.label())
-    code.search([*intervals], leaves)
+    code.search(intervals, leaves)
     for leaf, label in leaves.items():
         code.place(label)
-        for conditions, action in leaf:  # type: ignore[attr-defined]
+        for conditions, action in leaf:
             fail = code.label()
             for condition in conditions:
                 code.test(Condition(*condition), fail)
@@ -111,7 +109,7 @@ def _emit_token(code: Assembler, names: list[str], section: dict[str, Any], defa
             code.place(fail)
 
 
-def _intervals(section: dict[str, Any], table: dict[str, int], default: int) -> list[tuple[int, _Leaf]]:
+def _intervals(section: dict[str, Any], table: dict[str, int], default: int) -> list[tuple[int, Leaf]]:
     """What each system call number gets, as sorted (first number, leaf) with equal neighbours joined."""
     with_arguments: dict[int, list[tuple[tuple[tuple[int, str, int, int], ...], int]]] = {}
     plain: dict[int, int] = {}
@@ -131,10 +129,10 @@ def _intervals(section: dict[str, Any], table: dict[str, int], default: int) -> 
                 plain.setdefault(number, action)
     highest = max([named, *table.values()])
     unnamed = _newer_calls(section, default)
-    result: list[tuple[int, _Leaf]] = []
+    result: list[tuple[int, Leaf]] = []
     for number in range(highest + 2):
         if number > named:
-            leaf: _Leaf = (((), unnamed),)
+            leaf: Leaf = (((), unnamed),)
         else:
             leaf = (*with_arguments.get(number, ()), ((), plain.get(number, default)))
         if not result or result[-1][1] != leaf:
@@ -177,5 +175,3 @@ def _action(name: str, data: int | None, where: str) -> int:
     if name in WITH_DATA:
         value |= (errno.EPERM if data is None else data) & 0xFFFF
     return value
-
-

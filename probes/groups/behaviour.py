@@ -20,20 +20,29 @@ GROUP = Group("behaviour", "flags and behaviours")
 _STAT = bytes(256)
 
 
-@GROUP.probe("fstatat.empty-path", 'newfstatat(fd, "", AT_EMPTY_PATH)', "glibc 2.33 to 2.38 dies in its loader", alone=False)
+@GROUP.probe(
+    "fstatat.empty-path", 'newfstatat(fd, "", AT_EMPTY_PATH)', "glibc 2.33 to 2.38 dies in its loader", alone=False
+)
 def fstatat_empty_path() -> Answer:
     fd = os.open("/", os.O_RDONLY)
     check("newfstatat", fd, b"", _STAT, AT_EMPTY_PATH)
     return None
 
 
-@GROUP.probe("fstatat.no-automount", "newfstatat(AT_NO_AUTOMOUNT)", "`ls` of coreutils 8.32 and later fails", alone=False)
+@GROUP.probe(
+    "fstatat.no-automount", "newfstatat(AT_NO_AUTOMOUNT)", "`ls` of coreutils 8.32 and later fails", alone=False
+)
 def fstatat_no_automount() -> Answer:
     check("newfstatat", AT_FDCWD, b"/", _STAT, AT_NO_AUTOMOUNT)
     return None
 
 
-@GROUP.probe("open.path", "open(O_PATH)", "paths are held by real opens; fchmodat(NOFOLLOW) of modern C libraries fails", alone=False)
+@GROUP.probe(
+    "open.path",
+    "open(O_PATH)",
+    "paths are held by real opens; fchmodat(NOFOLLOW) of modern C libraries fails",
+    alone=False,
+)
 def open_path() -> Answer:
     fd = os.open("/", os.O_PATH)
     try:
@@ -49,7 +58,11 @@ def open_path() -> Answer:
 
 @GROUP.probe("open.tmpfile", "open(O_TMPFILE)", "temporary files have names")
 def open_tmpfile() -> Answer:
-    fd = os.open(scratch(), os.O_TMPFILE | os.O_RDWR, 0o600) if os.geteuid() == 0 else os.open("/tmp", os.O_TMPFILE | os.O_RDWR)
+    fd = (
+        os.open(scratch(), os.O_TMPFILE | os.O_RDWR, 0o600)
+        if os.geteuid() == 0
+        else os.open("/tmp", os.O_TMPFILE | os.O_RDWR)
+    )
     os.close(fd)
     return None
 
@@ -113,10 +126,14 @@ def mmap_fixed_noreplace() -> Answer:
     again = call("mmap", base, 4096, 1, 0x100022, -1, 0)
     if again == -errno.EEXIST:
         return "EEXIST"
-    raise Answered("absent", "the flag is ignored: the mapping moved" if again > 0 else str(KernelError("mmap", -again)))
+    raise Answered(
+        "absent", "the flag is ignored: the mapping moved" if again > 0 else str(KernelError("mmap", -again))
+    )
 
 
-@GROUP.probe("futex.lock-pi2", "futex(FUTEX_LOCK_PI2)", "priority-inheriting locks time out by the wall clock", alone=False)
+@GROUP.probe(
+    "futex.lock-pi2", "futex(FUTEX_LOCK_PI2)", "priority-inheriting locks time out by the wall clock", alone=False
+)
 def futex_lock_pi2() -> Answer:
     result = call("futex", 1, 13, 0, 0, 0, 0)
     if result == -errno.ENOSYS:

@@ -92,7 +92,9 @@ def _works(version: int, mount: str, name: str) -> Works:
     except OSError:
         names = _named(_files_of(mount, create=False), name)
     if not root:
-        raise Answered("blocked", f"v{version} at {mount}, not writable", {"version": version, "mount": mount, "files": names})
+        raise Answered(
+            "blocked", f"v{version} at {mount}, not writable", {"version": version, "mount": mount, "files": names}
+        )
     return Works(f"v{version} at {mount}", {"version": version, "mount": mount, "files": names})
 
 

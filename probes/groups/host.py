@@ -60,7 +60,8 @@ def vendor() -> Answer:
     release, version = os.uname().release, files.read_line("/proc/version")
     for mark, name in (
         (".el", "Red Hat"), ("amzn", "Amazon"), ("Ubuntu", "Ubuntu"), ("Debian", "Debian"), ("SUSE", "SUSE"),
-        ("microsoft", "WSL"), ("gVisor", "gVisor"), ("-fc-", "Firecracker guest"), ("stab", "OpenVZ"), ("lve", "CloudLinux"),
+        ("microsoft", "WSL"), ("gVisor", "gVisor"), ("-fc-", "Firecracker guest"), ("stab", "OpenVZ"),
+        ("lve", "CloudLinux"),
     ):  # fmt: skip
         if mark in release or mark in version:
             return name

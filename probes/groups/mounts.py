@@ -71,7 +71,9 @@ def _propagation(flag: int) -> Callable[[], Answer]:
 
 
 for _name, _flag in (("private", MS_PRIVATE), ("slave", MS_SLAVE), ("shared", MS_SHARED)):
-    GROUP.probe(f"mount.{_name}", f"mount(MS_REC|MS_{_name.upper()})", "mounts of host and container mix")(_propagation(_flag))
+    GROUP.probe(f"mount.{_name}", f"mount(MS_REC|MS_{_name.upper()})", "mounts of host and container mix")(
+        _propagation(_flag)
+    )
 
 
 @GROUP.probe("mount.bind-readonly", "mount(MS_REMOUNT|MS_BIND|MS_RDONLY), then a write", "no read-only paths")
@@ -105,7 +107,9 @@ def setattr_recursive() -> Answer:
     return "EROFS below"
 
 
-@GROUP.probe("mount.new-api", "open_tree(OPEN_TREE_CLONE) and move_mount", "old mount calls, which name targets by path")
+@GROUP.probe(
+    "mount.new-api", "open_tree(OPEN_TREE_CLONE) and move_mount", "old mount calls, which name targets by path"
+)
 def new_api() -> Answer:
     scratch()
     os.makedirs("from")
@@ -141,7 +145,11 @@ def umount_nofollow() -> Answer:
     return None
 
 
-@GROUP.probe("mount.idmapped", "mount_setattr(MOUNT_ATTR_IDMAP) on the root file system", "volumes must be chowned for user namespaces")
+@GROUP.probe(
+    "mount.idmapped",
+    "mount_setattr(MOUNT_ATTR_IDMAP) on the root file system",
+    "volumes must be chowned for user namespaces",
+)
 def idmapped() -> Answer:
     if os.geteuid() != 0:
         raise Answered("blocked", "needs root")
@@ -179,7 +187,9 @@ GROUP.probe("fs.devpts-newinstance", "mount -t devpts -o newinstance", "terminal
     _mountable("devpts", 0, "newinstance,ptmxmode=0666,mode=0620")
 )
 GROUP.probe("fs.mqueue", "mount -t mqueue", "no /dev/mqueue")(_mountable("mqueue", CLONE_NEWIPC))
-GROUP.probe("fs.sysfs", "mount -t sysfs in a network namespace", "/sys is the host's")(_mountable("sysfs", CLONE_NEWNET))
+GROUP.probe("fs.sysfs", "mount -t sysfs in a network namespace", "/sys is the host's")(
+    _mountable("sysfs", CLONE_NEWNET)
+)
 GROUP.probe("fs.debugfs", "mount -t debugfs", "nothing for containers")(_mountable("debugfs"))
 GROUP.probe("fs.securityfs", "mount -t securityfs", "no AppArmor policy from here")(_mountable("securityfs"))
 GROUP.probe("fs.hugetlbfs", "mount -t hugetlbfs", "no huge page files")(_mountable("hugetlbfs"))

@@ -45,7 +45,9 @@ def _by_clone(name: str, flag: int) -> Callable[[], Answer]:
                 child(lambda: libc.unshare(flag))
             except KernelError as error:
                 # before 2.6.38 this bit was CLONE_STOPPED: the child would never run
-                raise Answered(state_of(error.errno), f"not tried: unshare answered {errno_name(error.errno)}") from None
+                raise Answered(
+                    state_of(error.errno), f"not tried: unshare answered {errno_name(error.errno)}"
+                ) from None
         if flag == CLONE_NEWTIME:
             raise Answered("absent", "clone(2) has no such flag; unshare and clone3 do")
         try:

@@ -36,7 +36,11 @@ def _request(protocol: int, kind: int, flags: int, body: bytes) -> None:
 
 def _add_link(kind: str, name: str = "probe0", extra: bytes = b"") -> None:
     info = _attribute(1, kind.encode()) + extra
-    body = pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(IFLA_IFNAME, name.encode() + b"\0") + _attribute(IFLA_LINKINFO, info)
+    body = (
+        pack("=BxHiII", 0, 0, 0, 0, 0)
+        + _attribute(IFLA_IFNAME, name.encode() + b"\0")
+        + _attribute(IFLA_LINKINFO, info)
+    )
     _request(0, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
@@ -70,7 +74,9 @@ def _on_dummy(kind: str) -> Callable[[], Answer]:
         _add_link("dummy")
         index = socket.if_nametoindex("probe0")
         body = pack("=BxHiII", 0, 0, 0, 0, 0) + _attribute(IFLA_IFNAME, b"probe1\0") + _attribute(5, pack("=I", index))
-        _request(0, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + _attribute(IFLA_LINKINFO, _attribute(1, kind.encode())))
+        _request(
+            0, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + _attribute(IFLA_LINKINFO, _attribute(1, kind.encode()))
+        )
         return None
 
     return attempt

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from struct import pack
 
-from ...compat import libc
 from ...compat import constants as k
+from ...compat import libc
 from ...compat.errors import KernelError
 from ...compat.seccomp import load
 from ..catalog import Answer, Answered, Group
@@ -70,7 +70,9 @@ def traceme() -> Answer:
     return f"exit status {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
 
 
-@GROUP.probe("ptrace.syscall", "PTRACE_SYSCALL: the call's number read and its result rewritten", "no emulated system calls")
+@GROUP.probe(
+    "ptrace.syscall", "PTRACE_SYSCALL: the call's number read and its result rewritten", "no emulated system calls"
+)
 def syscall_stop() -> Answer:
     if libc.MACHINE != "x86_64":
         raise Answered("absent", f"not tried on {libc.MACHINE}")
@@ -174,9 +176,9 @@ def _eio_is_absent(action: Callable[[int], Answer]) -> Callable[[int], Answer]:
 
 
 GROUP.probe("ptrace.peeksiginfo", "PTRACE_PEEKSIGINFO (Linux 3.10)", "no CRIU")(_traced(_eio_is_absent(_peek_siginfo)))
-GROUP.probe("ptrace.syscall-info", "PTRACE_GET_SYSCALL_INFO (Linux 5.3)", "entries and exits are told apart by counting")(
-    _traced(_eio_is_absent(_syscall_info))
-)
+GROUP.probe(
+    "ptrace.syscall-info", "PTRACE_GET_SYSCALL_INFO (Linux 5.3)", "entries and exits are told apart by counting"
+)(_traced(_eio_is_absent(_syscall_info)))
 
 
 def _poke(pid: int) -> Answer:
@@ -205,8 +207,12 @@ def _mem_write(pid: int) -> Answer:
 
 
 GROUP.probe("ptrace.poke", "PTRACE_POKEDATA and PEEKDATA", "no emulated system calls with buffers")(_traced(_poke))
-GROUP.probe("ptrace.vm-read", "process_vm_readv of a tracee (Linux 3.2)", "memory is read word by word")(_traced(_vm_read))
-GROUP.probe("ptrace.mem-write", "write to /proc/PID/mem of a tracee", "memory is written word by word")(_traced(_mem_write))
+GROUP.probe("ptrace.vm-read", "process_vm_readv of a tracee (Linux 3.2)", "memory is read word by word")(
+    _traced(_vm_read)
+)
+GROUP.probe("ptrace.mem-write", "write to /proc/PID/mem of a tracee", "memory is written word by word")(
+    _traced(_mem_write)
+)
 
 
 @GROUP.probe("ptrace.seccomp-stop", "a stop by SECCOMP_RET_TRACE", "every system call stops, not just the wanted ones")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import partial
 
 from ...compat import files
 from ...compat.errors import errno_name
@@ -21,7 +22,11 @@ def _block_mounts() -> list[files.Mount]:
     seen = set()
     found = []
     for mount in files.mounts():
-        if mount.source.startswith("/dev/") and mount.source not in seen and mount.fstype not in ("fuseblk", "devtmpfs"):
+        if (
+            mount.source.startswith("/dev/")
+            and mount.source not in seen
+            and mount.fstype not in ("fuseblk", "devtmpfs")
+        ):
             seen.add(mount.source)
             found.append(mount)
     return found
@@ -55,9 +60,9 @@ def _probe(kind: str) -> Answer:
 
 
 for _kind in KINDS:
-    GROUP.probe(f"quota.{_kind}", f"quotactl() for {_kind} quota", "a directory's size is limited by a loop image", alone=False)(
-        lambda kind=_kind: _probe(kind)
-    )
+    GROUP.probe(
+        f"quota.{_kind}", f"quotactl() for {_kind} quota", "a directory's size is limited by a loop image", alone=False
+    )(partial(_probe, _kind))
 
 
 @GROUP.probe("quota.btrfs-qgroup", "btrfs quota groups", "no quota on btrfs", alone=False)

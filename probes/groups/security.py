@@ -50,7 +50,9 @@ def strict() -> Answer:
     return "SIGKILL"
 
 
-@GROUP.probe("seccomp.filter", "a filter that denies one call with an errno", "seccomp profiles are refused or not applied")
+@GROUP.probe(
+    "seccomp.filter", "a filter that denies one call with an errno", "seccomp profiles are refused or not applied"
+)
 def filter_errno() -> Answer:
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
     denied = pack("<HBBI", 0x20, 0, 0, 0) + pack("<HBBI", 0x15, 0, 1, NUMBERS.get("sched_yield", 24))
@@ -118,7 +120,9 @@ def bounding() -> Answer:
     return None
 
 
-@GROUP.probe("capabilities.ambient", "prctl(PR_CAP_AMBIENT) (Linux 4.3)", "users other than root keep no capabilities over exec")
+@GROUP.probe(
+    "capabilities.ambient", "prctl(PR_CAP_AMBIENT) (Linux 4.3)", "users other than root keep no capabilities over exec"
+)
 def ambient() -> Answer:
     libc.prctl(PR_CAP_AMBIENT, 4)
     return None
@@ -179,7 +183,9 @@ def landlock() -> Answer:
     return f"ABI {result}"
 
 
-@GROUP.probe("lsm.yama", "/proc/sys/kernel/yama/ptrace_scope", "any process of a user may trace the others", alone=False)
+@GROUP.probe(
+    "lsm.yama", "/proc/sys/kernel/yama/ptrace_scope", "any process of a user may trace the others", alone=False
+)
 def yama() -> Answer:
     value = files.read_line("/proc/sys/kernel/yama/ptrace_scope")
     if not value:

@@ -34,7 +34,9 @@ def _enter(name: str, flag: int, file: str) -> Callable[[], Answer]:
 
 for _name, (_flag, _file) in NAMESPACES.items():
     GROUP.probe(
-        f"setns.{_file}", f"setns(/proc/self/ns/{_file})", "exec into a container, and joining its namespace, needs an agent"
+        f"setns.{_file}",
+        f"setns(/proc/self/ns/{_file})",
+        "exec into a container, and joining its namespace, needs an agent",
     )(_enter(_name, _flag, _file))
 
 

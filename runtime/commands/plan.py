@@ -25,7 +25,9 @@ def run(arguments: Arguments) -> int:
 
 
 def _print(made: Plan) -> None:
-    table = Table(f"Plan for kernel {made.kernel}, {made.policy} policy", "feature", "mechanism", "asked for by", "reason")
+    table = Table(
+        f"Plan for kernel {made.kernel}, {made.policy} policy", "feature", "mechanism", "asked for by", "reason"
+    )
     for choice in made.choices.values():
         table.add(choice.feature, choice.mechanism or "refused", choice.field, choice.reason)
     table.print()
@@ -51,7 +53,7 @@ COMMAND = Command(
         Option("--json", "", "print JSON"),
         *PLAN_OPTIONS,
     ),
-    detail="Exit status 0 when the bundle can run there, 1 when something is refused. `joey run` follows the same plan.",
+    detail="Exit status 0 when the bundle can run there, 1 when something is refused. `joey run` follows this plan.",
     examples=(
         "joey plan -b /srv/bundle",
         "joey plan -b /srv/bundle --report centos6.json --policy permissive",

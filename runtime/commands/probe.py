@@ -7,7 +7,8 @@ from ...compat.errors import UsageError
 from ...probes import catalog, report
 from ...probes.cache import store
 from ...probes.report import Finding, KernelReport
-from ...probes.run import probe_machine, run as run_probes
+from ...probes.run import probe_machine
+from ...probes.run import run as run_probes
 from ..options import Arguments, Command, Option
 from ..tables import Table
 
@@ -63,7 +64,9 @@ def _explain(feature: str, as_json: bool) -> int:
     known = catalog.by_feature()
     if feature not in known:
         near = [name for name in known if feature in name][:8]
-        raise UsageError(f'no feature "{feature}"', ("did you mean " + ", ".join(near) + "?") if near else "see: joey probe")
+        raise UsageError(
+            f'no feature "{feature}"', ("did you mean " + ", ".join(near) + "?") if near else "see: joey probe"
+        )
     probe = known[feature]
     finding = run_probes([probe])[feature]
     if as_json:

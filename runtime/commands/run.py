@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...compat import files
 from .. import bundle as bundles
 from .. import container, log
-from ..build import Options, steps
+from ..build import Options, Start, steps
 from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..state import State, check_id
@@ -24,7 +24,7 @@ CREATE_OPTIONS = (
 )
 
 
-def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[container.State, container.Start] | None:
+def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[State, Start] | None:
     """Create the container of a command line; None after --dry-run."""
     name = arguments.words[0]
     check_id(name)
@@ -106,8 +106,8 @@ COMMAND = Command(
         Option("--no-subreaper", "", "leave orphans of a container without a pid namespace to the host's init"),
     ),
     detail=(
-        "The exit status is the container's: its code, or 128 and the number of the signal that ended it. Signals that\n"
-        "joey gets are passed on. Exit status 1: joey could not run it, and says why."
+        "The exit status is the container's: its code, or 128 and the number of the signal that ended it. Signals\n"
+        "that joey gets are passed on. Exit status 1: joey could not run it, and says why."
     ),
     examples=(
         "joey run -b /srv/bundle web          in the foreground",

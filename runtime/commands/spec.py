@@ -43,7 +43,8 @@ def template(rootless: bool = False, uid: int = 0, gid: int = 0) -> dict[str, An
              "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
              "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+             "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
              "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
@@ -66,8 +67,7 @@ def template(rootless: bool = False, uid: int = 0, gid: int = 0) -> dict[str, An
             if mount["destination"] == "/sys/fs/cgroup":
                 continue
             if mount["destination"] == "/sys":
-                mount = {"destination": "/sys", "type": "none", "source": "/sys",
-                         "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}  # fmt: skip
+                mount |= {"type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}
             mount["options"] = [word for word in mount.get("options", []) if word != "gid=5"]
             kept.append(mount)
         config["mounts"] = kept

@@ -1,4 +1,4 @@
-"""What a start is made of: small steps, each with `describe()` and `run()`, in two tuples: the parent's and the child's.
+"""What a start is made of: small steps, each with `describe()` and `run()`; a tuple for the parent, one for the child.
 
 `build` chooses and orders them from a bundle and its plan; `launch` runs them. A step that failed is undone by the
 parent: its own steps by `undo()`, in reverse; the child's by ending the child, whose namespaces hold all it made.

@@ -51,7 +51,9 @@ class MakeCgroup(Step):
         self.cgroup = cgroup
 
     def describe(self) -> str:
-        return "create cgroups " + (", ".join(group.path for group in self.cgroup.groups) or "(where joey mounted them)")
+        return "create cgroups " + (
+            ", ".join(group.path for group in self.cgroup.groups) or "(where joey mounted them)"
+        )
 
     def run(self) -> None:
         for group in self.cgroup.groups:
@@ -119,7 +121,9 @@ class CloneChild(Step):
     def describe(self) -> str:
         new = [name for name, (flag, _) in NAMESPACES.items() if self.flags & flag]
         joined = [f"{name} of {path}" for name, path in self.paths.items()]
-        return "clone a process into " + (", ".join(["new " + " ".join(new)] * bool(new) + joined) or "the caller's namespaces")
+        return "clone a process into " + (
+            ", ".join(["new " + " ".join(new)] * bool(new) + joined) or "the caller's namespaces"
+        )
 
     def run(self) -> None:
         fds = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import errno
 import fcntl
@@ -10,8 +9,9 @@ import os
 import stat
 import struct
 
-from ...compat import capabilities, files, libc
+from ...compat import capabilities, files, libc, signals
 from ...compat.constants import (
+    CAPABILITIES,
     CLONE_NEWCGROUP,
     CLONE_NEWTIME,
     IFF_RUNNING,
@@ -266,16 +266,24 @@ class SetNoNewPrivs(Step):
 class BecomeUser(Step):
     """Limit the bounding set, take the process's groups and user, and set its capabilities."""
 
-    __slots__ = ("ambient", "bounding", "effective", "gid", "groups", "inheritable", "limit_bounding", "permitted", "uid")
+    __slots__ = (
+        "ambient",
+        "bounding",
+        "effective",
+        "gid",
+        "groups",
+        "inheritable",
+        "limit_bounding",
+        "permitted",
+        "uid",
+    )
 
-    def __init__(
-        self, user: dict[str, Any], sets: dict[str, list[str]], limit_bounding: bool, ambient: bool
-    ) -> None:
+    def __init__(self, user: dict[str, Any], sets: dict[str, list[str]], limit_bounding: bool, ambient: bool) -> None:
         self.uid = user.get("uid", 0)
         self.gid = user.get("gid", 0)
         self.groups = user.get("additionalGids") or []
         masks = {
-            name: capabilities.mask([item for item in sets.get(name) or [] if item in capabilities.CAPABILITIES])
+            name: capabilities.mask([item for item in sets.get(name) or [] if item in CAPABILITIES])
             for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
         }
         self.bounding = masks["bounding"]
@@ -393,10 +401,7 @@ def home_of(uid: int) -> str:
 
 def find_program(name: str, path: str) -> str:
     """The file to execute. Raises StepError in the words podman and docker turn into statuses 126 and 127."""
-    if "/" in name:
-        candidates = [name]
-    else:
-        candidates = [f"{directory or '.'}/{name}" for directory in path.split(":")]
+    candidates = [name] if "/" in name else [f"{directory or '.'}/{name}" for directory in path.split(":")]
     problem = ""
     for candidate in candidates:
         try:
@@ -451,10 +456,7 @@ class Exec(Step):
         return "exec " + " ".join(self.prepared.argv)
 
     def run(self) -> None:
-        # the interpreter ignores these two, and an ignored signal stays ignored over exec
-        for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
-            _signal.signal(number, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.signal_mask)
+        signals.restore_for_exec(self.signal_mask)
         try:
             os.execve(self.prepared.program, self.prepared.argv, self.prepared.env)
         except OSError as error:

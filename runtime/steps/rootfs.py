@@ -25,8 +25,8 @@ from ...compat.constants import (
     MS_UNBINDABLE,
 )
 from ...compat.errors import KernelError, StepError
-from ...compat.mounting import at
 from ...compat.mountflags import PROPAGATION, MountOptions
+from ...compat.mounting import at
 from ...compat.rootpath import Root
 from ..bundle import is_bind
 from ..channel import Channel
@@ -418,7 +418,9 @@ class MaskPaths(Step):
                 continue
             try:
                 if stat.S_ISDIR(os.fstat(fd).st_mode):
-                    libc.mount("tmpfs", at(fd), "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k,nr_inodes=2")
+                    libc.mount(
+                        "tmpfs", at(fd), "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=0k,nr_inodes=2"
+                    )
                 else:
                     libc.mount(at(null), at(fd), "", MS_BIND)
             finally:
