@@ -35,20 +35,26 @@ def loads(text: str) -> Any:
     """Parse one JSON document. Raises ValueError with line and column on anything else."""
     scan = _scanner()
     if scan is None:
-        import json
-
-        return json.loads(text, parse_constant=_ScannerContext.parse_constant)
+        return _loads_by_package(text)
     start = _skip(text, 0)
     try:
         value, end = scan(text, start)
     except StopIteration as stop:
         raise ValueError(_at(text, stop.value, "expected a value")) from None
+    except SystemError:
+        return _loads_by_package(text)  # the C parser takes its error class from the package, where that is loaded
     except RecursionError:
         raise ValueError("nested too deeply") from None
     end = _skip(text, end)
     if end != len(text):
         raise ValueError(_at(text, end, "extra data after the document"))
     return value
+
+
+def _loads_by_package(text: str) -> Any:
+    import json
+
+    return json.loads(text, parse_constant=_ScannerContext.parse_constant)
 
 
 def dumps(value: object) -> str:

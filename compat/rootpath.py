@@ -15,7 +15,8 @@ from .constants import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 from .errors import KernelError
 
 MAX_LINKS = 40
-_HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
+# 2.6.32 ignores O_PATH: there these are real opens, which must not wait for a peer, and which refuse links with ELOOP.
+_HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Root:
@@ -100,21 +101,16 @@ class Root:
                     if len(stack) > 1:
                         os.close(stack.pop())
                     continue
-                fd = self._step(stack[-1], part, create, mode)
-                status = os.fstat(fd)
-                if stat.S_ISLNK(status.st_mode):
+                fd, target = self._step(stack[-1], part, create, mode)
+                if fd < 0:
                     links += 1
-                    try:
-                        target = _read_link(fd, stack[-1], part)
-                    finally:
-                        os.close(fd)
                     if links > MAX_LINKS:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                     if target.startswith("/"):
                         while len(stack) > 1:
                             os.close(stack.pop())
                     todo.extend(piece for piece in reversed(target.split("/")) if piece not in ("", "."))
-                elif not stat.S_ISDIR(status.st_mode) and todo:
+                elif todo and not stat.S_ISDIR(os.fstat(fd).st_mode):
                     os.close(fd)
                     raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
                 else:
@@ -124,23 +120,26 @@ class Root:
             for fd in stack:
                 os.close(fd)
 
-    def _step(self, parent: int, name: str, create: bool, mode: int) -> int:
+    def _step(self, parent: int, name: str, create: bool, mode: int) -> tuple[int, str]:
+        """One component: its descriptor, or -1 and the text of a link. Makes a missing directory where told to."""
         try:
-            return os.open(name, _HANDLE, dir_fd=parent)
+            fd = os.open(name, _HANDLE, dir_fd=parent)
         except FileNotFoundError:
             if not create:
                 raise
-        os.mkdir(name, mode, dir_fd=parent)
-        self.created.append(self._name_of(parent, name))
-        return os.open(name, _HANDLE | os.O_DIRECTORY, dir_fd=parent)
-
-
-def _read_link(fd: int, parent: int, name: str) -> str:
-    """A link's text. By its own descriptor (Linux 2.6.39), else by name in a directory nobody can swap under us."""
-    try:
-        return os.readlink("", dir_fd=fd)
-    except FileNotFoundError:
-        return os.readlink(name, dir_fd=parent)
+            os.mkdir(name, mode, dir_fd=parent)
+            self.created.append(self._name_of(parent, name))
+            return os.open(name, _HANDLE | os.O_DIRECTORY, dir_fd=parent), ""
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            return -1, os.readlink(name, dir_fd=parent)
+        if stat.S_ISLNK(os.fstat(fd).st_mode):
+            try:
+                return -1, os.readlink("", dir_fd=fd)
+            finally:
+                os.close(fd)
+        return fd, ""
 
 
 def remove_created(root_path: str, created: list[str]) -> None:

@@ -58,6 +58,12 @@ def _namespace(name: str, title: str) -> Feature:
     return Feature(name, title, False, Mechanism("native", (f"{name}.clone",)))
 
 
+def _namespace_in_userns(name: str, title: str) -> Feature:
+    return Feature(
+        f"{name}-in-userns", f"{title} in a user namespace", False, Mechanism("native", (f"{name}.in-userns",))
+    )
+
+
 def _controller(name: str, title: str) -> Feature:
     finding = f"cgroup.{name}"
     return Feature(
@@ -93,10 +99,21 @@ _TABLE = (
     _namespace("utsns", "UTS namespace"),
     _namespace("ipcns", "IPC namespace"),
     _namespace("netns", "network namespace"),
+    _namespace_in_userns("mntns", "mount namespace"),
+    _namespace_in_userns("pidns", "pid namespace"),
+    _namespace_in_userns("utsns", "UTS namespace"),
+    _namespace_in_userns("ipcns", "IPC namespace"),
+    _namespace_in_userns("netns", "network namespace"),
+    _namespace_in_userns("timens", "time namespace"),
     Feature("userns", "user namespace", True, Mechanism("native", ("userns.clone", "userns.maps"))),
     Feature(
         "cgroupns", "cgroup namespace", False,
         Mechanism("native", ("cgroupns.unshare",)),
+        Mechanism("none", (), "the container sees the host's cgroup paths in /proc/self/cgroup"),
+    ),
+    Feature(
+        "cgroupns-in-userns", "cgroup namespace in a user namespace", False,
+        Mechanism("native", ("cgroupns.in-userns",)),
         Mechanism("none", (), "the container sees the host's cgroup paths in /proc/self/cgroup"),
     ),
     Feature("timens", "time namespace", False, Mechanism("native", ("timens.unshare",))),
@@ -160,6 +177,10 @@ _TABLE = (
         "capabilities.bounding", "a bounded capability set", True,
         Mechanism("native", ("capabilities.bounding",)),
         Mechanism("none", (), "set-uid programs can regain capabilities the bundle drops", weaker=True),
+    ),
+    Feature(
+        "capabilities.bounding-in-userns", "a bounded capability set in a user namespace", True,
+        Mechanism("native", ("userns.maps",)),
     ),
     Feature(
         "capabilities.ambient", "ambient capabilities", False,

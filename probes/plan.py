@@ -58,8 +58,8 @@ class Plan:
         self.kernel = kernel
 
     def mechanism(self, feature: str) -> str:
-        """The mechanism chosen for a feature; "" when the bundle does not need it."""
-        choice = self.choices.get(feature)
+        """The mechanism chosen for a feature (or for it inside a user namespace); "" when the bundle needs it not."""
+        choice = self.choices.get(feature) or self.choices.get(f"{feature}-in-userns")
         return choice.mechanism if choice else ""
 
     @property

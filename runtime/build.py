@@ -214,7 +214,7 @@ def _mount_steps(
             read_only.append(step.destination)
     dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
     if not dev_is_bound:
-        by = plan.mechanism("device-nodes") or plan.mechanism("device-nodes-in-userns")
+        by = plan.mechanism("device-nodes")
         out.append(rootfs.MakeDevices(root, bundle.linux.get("devices") or [], by))
     out.append(rootfs.MakeWorkingDirectory(root, bundle.process["cwd"]))
     return out, read_only
@@ -281,7 +281,8 @@ def _seccomp(bundle: Bundle, plan: Plan) -> process.InstallSeccomp | None:
     section = bundle.linux.get("seccomp")
     if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
         return None
-    from ..compat.seccomp.profile import FLAGS, compile_profile
+    from ..compat.seccomp.profile import compile_profile
+    from ..compat.seccomp.words import FLAGS
 
     flags = 0
     for name in section.get("flags") or []:

@@ -90,8 +90,8 @@ def parse(folder: str, text: str, file: str) -> Bundle:
     bundle = Bundle(folder, config, os.path.normpath(root if root.startswith("/") else f"{folder}/{root}"))
     _check_version(config["ociVersion"])
     _check_unsupported(config)
-    _check_process(bundle)
     _check_namespaces(bundle)
+    _check_process(bundle)
     _check_linux(bundle)
     for place, mount in enumerate(bundle.mounts):
         _check_mount(mount, f"mounts[{place}]", bundle)
@@ -172,6 +172,10 @@ def _check_namespaces(bundle: Bundle) -> None:
 
 
 def _check_linux(bundle: Bundle) -> None:
+    if bundle.linux.get("seccomp"):
+        from ..compat.seccomp.words import check as check_seccomp
+
+        check_seccomp(bundle.linux["seccomp"])
     path = bundle.linux.get("cgroupsPath", "")
     if ".." in path.split("/"):
         raise BundleError("linux.cgroupsPath", f'"{path}" leaves the hierarchy by ".."')

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ..probes.plan import Plan
 
 
+# How long a removal waits for another command, or for what is left of a killed one.
+LOCK_SECONDS = 10.0
+
+
 def create(
     root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str, keep_fds: int
 ) -> tuple[State, Start]:
@@ -38,8 +42,7 @@ def create(
         made.forget()
         raise
     finally:
-        os.close(held)
-    made.save()
+        state.unlock(held)
     return made, start
 
 
@@ -76,7 +79,7 @@ def start(container: State) -> None:
             channel.close()
             os.unlink(path)
     finally:
-        os.close(held)
+        state.unlock(held)
     poststart(container)
 
 
@@ -115,7 +118,7 @@ def take_down(container: State) -> None:
 
     Works on whatever a killed joey left: half a folder, no process, cgroups without a process.
     """
-    held = state.lock(container.folder)
+    held = state.lock(container.folder, seconds=LOCK_SECONDS)
     try:
         if container.cgroup.groups:
             container.cgroup.kill()
@@ -129,7 +132,7 @@ def take_down(container: State) -> None:
         had_process = container.pid != 0
         container.forget()
     finally:
-        os.close(held)
+        state.unlock(held)
     if hooks and had_process:
         from .hooks import run_hooks
 

@@ -22,13 +22,15 @@ _SECCOMP_FLAGS = {
 def needs(bundle: Bundle) -> list[Need]:
     """Every feature the bundle needs, each with the field that asks first."""
     out = [Need("root-change", "root.path"), Need("path-resolution", "root.path")]
+    inside = "-in-userns" if "user" in bundle.namespaces else ""
     for place, entry in enumerate(bundle.linux.get("namespaces") or []):
         kind = NAMESPACES[entry["type"]][1]
         field = f"linux.namespaces[{place}]"
-        out.append(Need(f"setns.{kind}" if entry.get("path") else f"{kind}ns", field))
+        name = f"{kind}ns" if kind == "user" else f"{kind}ns{inside}"
+        out.append(Need(f"setns.{kind}" if entry.get("path") else name, field))
     out += _mount_needs(bundle)
     out.append(Need("session-keyring", "process"))
-    out += process_needs(bundle.process)
+    out += process_needs(bundle)
     out += _seccomp_needs(bundle)
     out += _resource_needs(bundle.resources)
     if bundle.resources.get("devices") or _could_open_devices(bundle):
@@ -43,15 +45,17 @@ def exec_needs(bundle: Bundle) -> list[Need]:
         Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
         for place, entry in enumerate(bundle.linux.get("namespaces") or [])
     ]
-    return out + process_needs(bundle.process) + _seccomp_needs(bundle)
+    return out + process_needs(bundle) + _seccomp_needs(bundle)
 
 
-def process_needs(process: dict[str, Any]) -> list[Need]:
+def process_needs(bundle: Bundle) -> list[Need]:
     """What starting a process with its privileges needs, in a new container or in a running one."""
+    process = bundle.process
+    inside = "-in-userns" if "user" in bundle.namespaces else ""
     out = []
     if process.get("noNewPrivileges"):
         out.append(Need("no-new-privs", "process.noNewPrivileges"))
-    out.append(Need("capabilities.bounding", "process.capabilities.bounding"))
+    out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))
     if (process.get("capabilities") or {}).get("ambient") and (process.get("user") or {}).get("uid", 0) != 0:
         out.append(Need("capabilities.ambient", "process.capabilities.ambient"))
     return out
@@ -76,8 +80,8 @@ def _mount_needs(bundle: Bundle) -> list[Need]:
         out.append(Need("readonly-bind", "linux.readonlyPaths"))
     if bundle.linux.get("maskedPaths"):
         out.append(Need("masked-paths", "linux.maskedPaths"))
-    devices = "device-nodes-in-userns" if "user" in bundle.namespaces else "device-nodes"
-    out.append(Need(devices, "linux.devices" if bundle.linux.get("devices") else "mounts"))
+    inside = "-in-userns" if "user" in bundle.namespaces else ""
+    out.append(Need(f"device-nodes{inside}", "linux.devices" if bundle.linux.get("devices") else "mounts"))
     return out
 
 
@@ -85,7 +89,7 @@ def _seccomp_needs(bundle: Bundle) -> list[Need]:
     section = bundle.linux.get("seccomp")
     if not section:
         return []
-    privileged = not bundle.process.get("noNewPrivileges")
+    privileged = not bundle.process.get("noNewPrivileges") and "user" not in bundle.namespaces
     out = [Need("seccomp-privileged" if privileged else "seccomp", "linux.seccomp")]
     for place, flag in enumerate(section.get("flags") or []):
         if flag in _SECCOMP_FLAGS:

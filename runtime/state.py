@@ -107,7 +107,7 @@ class State:
 
     def _locked(self) -> bool:
         try:
-            os.close(lock(self.folder))
+            unlock(lock(self.folder))
         except StateError:
             return True
         return False
@@ -150,16 +150,31 @@ class State:
         os.rmdir(self.folder)
 
 
-def lock(folder: str) -> int:
-    """Hold a container; closing the descriptor lets go. Raises StateError while another command holds it."""
+def lock(folder: str, seconds: float = 0) -> int:
+    """Hold a container until `unlock`. Raises StateError while another command holds it, after up to `seconds`.
+
+    The lock is of the open file, which a container's process shares until it execs: the command's end alone does not
+    let go, and that of a killed command holds until its process has noticed and ended.
+    """
+    deadline = time.monotonic() + seconds
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        name = folder.rpartition("/")[2]
-        raise StateError(f"container {name} is being worked on by another joey command", "try again", "busy") from None
-    return fd
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(fd)
+            name = folder.rpartition("/")[2]
+            raise StateError(f"container {name} is being worked on by another joey command", "try again", "busy") from None
+
+
+def unlock(fd: int) -> None:
+    """Let go of a container, for every process that shares the lock."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, int]:

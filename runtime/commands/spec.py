@@ -67,7 +67,7 @@ def template(rootless: bool = False, uid: int = 0, gid: int = 0) -> dict[str, An
             if mount["destination"] == "/sys/fs/cgroup":
                 continue
             if mount["destination"] == "/sys":
-                mount |= {"type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}
+                mount.update(type="none", source="/sys", options=["rbind", "nosuid", "noexec", "nodev", "ro"])
             mount["options"] = [word for word in mount.get("options", []) if word != "gid=5"]
             kept.append(mount)
         config["mounts"] = kept

@@ -149,14 +149,12 @@ class CloneChild(Step):
         if "pid" in fds:
             own = open_namespace("/proc/self/ns/pid")
             join(fds.pop("pid"), "pid")
-        try:
-            pid = libc.clone(self.flags | SIGCHLD)
-        finally:
-            if own >= 0:
-                libc.setns(own, CLONE_NEWPID)
-                os.close(own)
+        pid = libc.clone(self.flags | SIGCHLD)
         if pid == 0:
             self.body(fds)
+        if own >= 0:
+            libc.setns(own, CLONE_NEWPID)
+            os.close(own)
         return pid
 
     def _clone_inside(self, fds: dict[str, int]) -> int:

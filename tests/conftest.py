@@ -1,0 +1,133 @@
+"""Fixtures of all tests: the real `joey` command, a small real root file system, bundles, and a watch for leftovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from joey.runtime.commands.spec import template
+
+APPLETS = ("sh cat chmod chown date dd echo env false find grep head hostname id ip kill ln ls mkdir mknod mount nc "
+           "nproc ps pwd readlink rm sed sleep stat stty tail tee test touch true tty umount uname wc yes").split()  # fmt: skip
+REPORTS = Path(__file__).parent / "data" / "reports"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("root"):
+            item.add_marker(needs_root)
+
+
+class Joey:
+    """Calls the installed `joey` with a --root of its own, and cleans up after each test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "containers"
+        self.program = str(Path(sys.executable).parent / "joey")
+        assert Path(self.program).exists(), "install joey first: pip install -e '.[test]' (tools/test does)"
+        self.ids: list[str] = []
+
+    def id(self) -> str:
+        """A container id nobody else uses; the container is removed at the end of the test."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        self.ids.append(name)
+        return name
+
+    def command(self, *words: str) -> list[str]:
+        return [self.program, "--root", str(self.root), *words]
+
+    def __call__(
+        self, *words: str, check: bool = True, timeout: float = 60, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; a failure shows what joey said."""
+        options.setdefault("stdin", subprocess.DEVNULL)
+        # to files, not pipes: a detached container keeps its standard streams open
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            command = self.command(*words)
+            status = subprocess.run(command, stdout=out, stderr=err, timeout=timeout, check=False, **options).returncode
+            for stream in (out, err):
+                stream.seek(0)
+            done = subprocess.CompletedProcess(command, status, out.read(), err.read())
+        assert not check or done.returncode == 0, f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def state(self, name: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self("state", name).stdout)
+        return value
+
+
+@pytest.fixture
+def joey(tmp_path: Path) -> Iterator[Joey]:
+    caller = Joey(tmp_path)
+    yield caller
+    for name in caller.ids:
+        caller("delete", "--force", name)
+    leftovers = leftovers_of(caller, tmp_path)
+    assert not leftovers, leftovers
+
+
+def leftovers_of(caller: Joey, folder: Path) -> list[str]:
+    """What a test's containers left on the host: state, mounts, cgroups."""
+    found = [str(path) for path in caller.root.glob("*")] if caller.root.exists() else []
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
+    for name in caller.ids:
+        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{name}")]
+    return found
+
+
+@pytest.fixture(scope="session")
+def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system of static busybox; shared and copied, never changed."""
+    busybox = shutil.which("busybox")
+    assert busybox, "busybox is not installed (tools/test installs busybox-static)"
+    root = tmp_path_factory.mktemp("busybox")
+    for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr"):
+        (root / name).mkdir()
+    (root / "tmp").chmod(0o1777)
+    shutil.copy(busybox, root / "bin" / "busybox")
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\nuser:x:1000:\n")
+    root.chmod(0o755)
+    return root
+
+
+Change = Callable[[dict[str, Any]], None]
+MakeBundle = Callable[..., Path]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, busybox_root: Path) -> MakeBundle:
+    """A function that makes a bundle: bundle("sh", "-c", "id", change=lambda config: ...)."""
+    count = iter(range(1000))
+
+    def make(*args: str, change: Change | None = None, rootless: bool = False) -> Path:
+        folder = tmp_path / f"bundle{next(count)}"
+        folder.mkdir()
+        shutil.copytree(busybox_root, folder / "rootfs", symlinks=True)
+        config = template(rootless, os.geteuid(), os.getegid())
+        config["process"]["terminal"] = False
+        config["process"]["args"] = list(args) or ["true"]
+        config["root"]["readonly"] = False
+        if change:
+            change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+        for path in (tmp_path, *tmp_path.parents):
+            if path.stat().st_uid == os.geteuid() and str(path).startswith("/tmp/"):
+                path.chmod(0o755)
+        return folder
+
+    return make
