@@ -45,7 +45,7 @@ class Root:
         """An O_PATH descriptor of `path` inside the root, final link followed too. Raises OSError, KernelError."""
         if self.native:
             return libc.openat2(self.fd, path, os.O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
-        return self._walk(path, create=False)
+        return self._walk(path)
 
     def exists(self, path: str) -> bool:
         """Whether `path` resolves inside the root."""
@@ -61,27 +61,11 @@ class Root:
 
     def make_directories(self, path: str, mode: int = 0o755) -> int:
         """`mkdir -p` inside the root; returns an O_PATH descriptor of the last directory. Records what it made."""
-        return self._walk(path, create=True, mode=mode)
+        return self._walk(path, create="directory", mode=mode)
 
     def make_file(self, path: str) -> int:
         """An O_PATH descriptor of `path`, made as an empty file where nothing is there. Records what it made."""
-        try:
-            return self.open(path)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
-        directory, _, name = path.rstrip("/").rpartition("/")
-        parent = self.make_directories(directory or "/")
-        try:
-            flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
-            os.close(os.open(name, flags, 0o644, dir_fd=parent))
-            self.created.append(self._name_of(parent, name))
-            return os.open(name, _HANDLE, dir_fd=parent)
-        finally:
-            os.close(parent)
+        return self._walk(path, create="file")
 
     def _name_of(self, parent: int, name: str) -> str:
         """The path relative to the root of `name` in `parent`, as the kernel knows it now."""
@@ -89,8 +73,11 @@ class Root:
         where = os.readlink(f"/proc/self/fd/{parent}")
         return f"{where.removeprefix(base)}/{name}"
 
-    def _walk(self, path: str, create: bool, mode: int = 0o755) -> int:
-        """Resolve one component after the other, links by hand, `..` by the stack of open directories."""
+    def _walk(self, path: str, create: str = "", mode: int = 0o755) -> int:
+        """Resolve one component after the other, links by hand, `..` by the stack of open directories.
+
+        `create` is what a missing last component becomes: "directory" or "file" (those before it: directories).
+        """
         todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
         stack = [os.dup(self.fd)]
         links = 0
@@ -101,7 +88,8 @@ class Root:
                     if len(stack) > 1:
                         os.close(stack.pop())
                     continue
-                fd, target = self._step(stack[-1], part, create, mode)
+                kind = create if create != "file" or not todo else "directory"
+                fd, target = self._step(stack[-1], part, kind, mode)
                 if fd < 0:
                     links += 1
                     if links > MAX_LINKS:
@@ -120,16 +108,20 @@ class Root:
             for fd in stack:
                 os.close(fd)
 
-    def _step(self, parent: int, name: str, create: bool, mode: int) -> tuple[int, str]:
-        """One component: its descriptor, or -1 and the text of a link. Makes a missing directory where told to."""
+    def _step(self, parent: int, name: str, create: str, mode: int) -> tuple[int, str]:
+        """One component: its descriptor, or -1 and the text of a link. Makes a missing one where told to."""
         try:
             fd = os.open(name, _HANDLE, dir_fd=parent)
         except FileNotFoundError:
             if not create:
                 raise
-            os.mkdir(name, mode, dir_fd=parent)
+            if create == "file":
+                flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
+                os.close(os.open(name, flags, 0o644, dir_fd=parent))
+            else:
+                os.mkdir(name, mode, dir_fd=parent)
             self.created.append(self._name_of(parent, name))
-            return os.open(name, _HANDLE | os.O_DIRECTORY, dir_fd=parent), ""
+            return os.open(name, _HANDLE, dir_fd=parent), ""
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise

@@ -107,7 +107,7 @@ def cgroup_path(bundle: Bundle, container: str) -> str:
 
 
 def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild) -> list[Step]:
-    cgroup, channel = state.cgroup, clone.channel
+    cgroup = state.cgroup
     out: list[Step] = []
     path = cgroup_path(bundle, state.id)
     for choice in plan.choices.values():
@@ -126,17 +126,17 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
     out.append(parent.RecordPid(state, clone))
     if bundle.creates("user"):
         out.append(parent.WriteIdMaps(clone, mappings(bundle, "uidMappings"), mappings(bundle, "gidMappings")))
-        out.append(parent.Release(channel, "use its ids"))
+        out.append(parent.Release(clone, "use its ids"))
     if "user" in bundle.namespaces and bundle.process.get("rlimits"):
         out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
     if any(isinstance(step, parent.MakeCgroup) for step in out):
         out.append(parent.JoinCgroup(cgroup, clone))
-    out.append(parent.Release(channel, "go on, now that it is in its cgroups"))
+    out.append(parent.Release(clone, "go on, now that it is in its cgroups"))
     early = [(kind, bundle.hooks(kind)) for kind in ("prestart", "createRuntime") if bundle.hooks(kind)]
     if early:
         out.append(parent.Await(clone, b"mounted"))
         out += [parent.RunRuntimeHooks(kind, hooks, state) for kind, hooks in early]
-        out.append(parent.Release(channel, "change its root"))
+        out.append(parent.Release(clone, "change its root"))
     out.append(parent.Await(clone, b"ready"))
     return out
 

@@ -116,13 +116,13 @@ def kill_process(container: State) -> None:
 def take_down(container: State) -> None:
     """Kill what is left of a container, remove its cgroups, run its poststop hooks, forget it.
 
-    Works on whatever a killed joey left: half a folder, no process, cgroups without a process.
+    Works on whatever a killed joey left: half a folder, no process, cgroups without a process. The processes go first:
+    one that outlived its joey, in a hook say, still holds the lock.
     """
+    _kill_all(container)
     held = state.lock(container.folder, seconds=LOCK_SECONDS)
     try:
-        if container.cgroup.groups:
-            container.cgroup.kill()
-        kill_process(container)
+        _kill_all(container)
         container.cgroup.remove()
         hooks = []
         try:
@@ -141,3 +141,9 @@ def take_down(container: State) -> None:
                 run_hooks("poststop", [hook], container.oci("stopped"))
             except StepError as error:
                 log.warn(str(error))
+
+
+def _kill_all(container: State) -> None:
+    if container.cgroup.groups:
+        container.cgroup.kill()
+    kill_process(container)

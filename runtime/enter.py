@@ -46,6 +46,6 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -
         before.append(parent.JoinCgroup(state.cgroup, clone))
     if bundle.process.get("rlimits") and "user" in bundle.namespaces:
         before.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
-    before.append(parent.Release(channel, "enter the container"))
+    before.append(parent.Release(clone, "enter the container"))
     before.append(parent.Await(clone, b"ready"))
     return Start(tuple(before), tuple(child), channel, clone)

@@ -145,9 +145,12 @@ class State:
 
     def forget(self) -> None:
         """Remove the folder and everything joey put there."""
-        for name in os.listdir(self.folder):
-            os.unlink(f"{self.folder}/{name}")
-        os.rmdir(self.folder)
+        try:
+            for name in os.listdir(self.folder):
+                os.unlink(f"{self.folder}/{name}")
+            os.rmdir(self.folder)
+        except FileNotFoundError:
+            return  # another command was quicker
 
 
 def lock(folder: str, seconds: float = 0) -> int:
@@ -168,7 +171,9 @@ def lock(folder: str, seconds: float = 0) -> int:
                 continue
             os.close(fd)
             name = folder.rpartition("/")[2]
-            raise StateError(f"container {name} is being worked on by another joey command", "try again", "busy") from None
+            raise StateError(
+                f"container {name} is being worked on by another joey command", "try again", "busy"
+            ) from None
 
 
 def unlock(fd: int) -> None:
@@ -207,9 +212,19 @@ def load(root: str, container: str) -> State:
         # killed before its first state was written: nothing but the folder is there
         return State(folder, container, "", "")
     except ValueError as error:
-        raise StateError(
-            f"{folder}/state.json is damaged: {error}", f"remove it with: joey delete --force {container}"
-        ) from None
+        raise _damaged(folder, error) from None
+    try:
+        return _restore(folder, container, value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from None
+
+
+def _damaged(folder: str, error: Exception) -> StateError:
+    hint = "see what is in it; `joey delete --force` removes it"
+    return StateError(f"{folder}/state.json is damaged: {error!r}", hint, "damaged")
+
+
+def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state = State(folder, container, value["bundle"], value["rootfs"])
     state.pid = value["pid"]
     state.start_time = value["startTime"]

@@ -28,7 +28,9 @@ def upward(source: str, module: str) -> list[str]:
     """Imports of a layer above the module's own."""
     own = LAYERS.index(module.split(".")[1])
     forbidden = tuple(f"joey.{name}" for name in LAYERS[own + 1 :]) + ("joey.tools", "tools", "tests")
-    return [name for name in imports(source, module) if any(name == top or name.startswith(top + ".") for top in forbidden)]
+    return [
+        name for name in imports(source, module) if any(name == top or name.startswith(top + ".") for top in forbidden)
+    ]
 
 
 def sources() -> list[tuple[str, Path]]:
@@ -48,7 +50,13 @@ def test_no_module_imports_upward() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["from ..runtime import cli", "from ...runtime.cli import main", "import joey.migrate", "from joey import runtime", "import tools.demo"],
+    [
+        "from ..runtime import cli",
+        "from ...runtime.cli import main",
+        "import joey.migrate",
+        "from joey import runtime",
+        "import tools.demo",
+    ],
 )
 def test_an_injected_upward_import_is_seen(line: str) -> None:
     module = "joey.probes.groups.mounts" if "..." in line else "joey.probes.plan"

@@ -5,16 +5,20 @@ from __future__ import annotations
 from ...compat.errors import StateError
 from .. import container
 from ..options import Arguments, Command, Option
-from .common import container_of
+from ..state import State
+from .common import container_of, root_of
 
 
 def run(arguments: Arguments) -> int:
     try:
         state = container_of(arguments)
     except StateError as error:
-        if arguments.switch("force") and error.slug == "no-container":
-            return 0
-        raise
+        if not arguments.switch("force") or error.slug not in ("no-container", "damaged"):
+            raise
+        if error.slug == "damaged":
+            name = arguments.words[0]
+            container.take_down(State(f"{root_of(arguments)}/{name}", name, "", ""))
+        return 0
     status = state.status()
     if status not in ("stopped", "created") and not arguments.switch("force"):
         raise StateError(

@@ -185,6 +185,14 @@ class CloneChild(Step):
             self.channel.wait_for(b"never")
         return int(answer)
 
+    def wait_for(self, word: bytes) -> None:
+        """Read until the child says `word`; a child that failed leaves the list of what to take back."""
+        try:
+            self.channel.wait_for(word)
+        except ChildFailed as error:
+            self.created = error.created
+            raise
+
     def undo(self) -> None:
         if self.pid:
             try:
@@ -293,10 +301,10 @@ def rlimit_value(number: int) -> int:
 class Release(Step):
     """Let the waiting child go on."""
 
-    __slots__ = ("channel", "what")
+    __slots__ = ("clone", "what")
 
-    def __init__(self, channel: Channel, what: str) -> None:
-        self.channel = channel
+    def __init__(self, clone: CloneChild, what: str) -> None:
+        self.clone = clone
         self.what = what
 
     def describe(self) -> str:
@@ -304,9 +312,9 @@ class Release(Step):
 
     def run(self) -> None:
         try:
-            self.channel.send(b"go")
+            self.clone.channel.send(b"go")
         except JoeyError:
-            self.channel.wait_for(b"never")  # the child's own error says more than a broken pipe
+            self.clone.wait_for(b"never")  # the child's own error says more than a broken pipe
 
 
 class Await(Step):
@@ -322,11 +330,7 @@ class Await(Step):
         return f"wait for the process to be {self.word.decode()}"
 
     def run(self) -> None:
-        try:
-            self.clone.channel.wait_for(self.word)
-        except ChildFailed as error:
-            self.clone.created = error.created
-            raise
+        self.clone.wait_for(self.word)
 
 
 class RunRuntimeHooks(Step):

@@ -67,7 +67,10 @@ def test_memory_in_both_versions() -> None:
         ("memory.swappiness", "0"),
     ]
     assert writes(resources, 2, "memory") == [("memory.max", "100"), ("memory.swap.max", "50"), ("memory.low", "50")]
-    assert writes({"memory": {"limit": -1, "swap": -1}}, 2, "memory") == [("memory.max", "max"), ("memory.swap.max", "max")]
+    assert writes({"memory": {"limit": -1, "swap": -1}}, 2, "memory") == [
+        ("memory.max", "max"),
+        ("memory.swap.max", "max"),
+    ]
 
 
 def test_swap_below_memory_is_refused_by_name() -> None:

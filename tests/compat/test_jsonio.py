@@ -29,7 +29,23 @@ def test_it_reads_what_json_writes(value: Any, indent: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "{", "[1,", '{"a" 1}', "[1] 2", "nul", '"\x01"', "NaN", "Infinity", "01", "'a'", "{1: 2}", "[" * 100_000]
+    "text",
+    [
+        "",
+        "  ",
+        "{",
+        "[1,",
+        '{"a" 1}',
+        "[1] 2",
+        "nul",
+        '"\x01"',
+        "NaN",
+        "Infinity",
+        "01",
+        "'a'",
+        "{1: 2}",
+        "[" * 100_000,
+    ],
 )
 def test_what_is_not_json_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

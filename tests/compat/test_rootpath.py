@@ -41,7 +41,9 @@ def name_of(root: Root, fd: int) -> str:
         os.close(fd)
 
 
-@pytest.mark.parametrize("path", ["a/file", "/a/file", "absolute", "relative", "up", "chain", "dir/file", "a/../../a/file", "//a//./file"])
+@pytest.mark.parametrize(
+    "path", ["a/file", "/a/file", "absolute", "relative", "up", "chain", "dir/file", "a/../../a/file", "//a//./file"]
+)
 def test_links_and_dots_resolve_inside(root: Root, path: str) -> None:
     assert name_of(root, root.open(path)) == "/a/file"
 

@@ -52,7 +52,9 @@ def profile(*rules: dict[str, Any], default: str = "SCMP_ACT_ERRNO", **more: Any
 
 def test_every_system_call_gets_its_action() -> None:
     names = [name for index, name in enumerate(sorted(syscalls.X86_64)) if index % 3]
-    code = profile({"names": names, "action": "SCMP_ACT_ALLOW"}, {"names": ["ptrace"], "action": "SCMP_ACT_KILL_PROCESS"})
+    code = profile(
+        {"names": names, "action": "SCMP_ACT_ALLOW"}, {"names": ["ptrace"], "action": "SCMP_ACT_KILL_PROCESS"}
+    )
     for name, number in syscalls.X86_64.items():
         wanted = ALLOW if name in names else k.SECCOMP_RET_KILL_PROCESS if name == "ptrace" else EPERM
         assert run(code, number) == wanted, name

@@ -40,7 +40,11 @@ def test_namespaces_are_new(joey: Joey, bundle: MakeBundle) -> None:
     kinds = ("pid", "net", "ipc", "uts", "mnt")
     inside = sh(bundle, joey, "for k in pid net ipc uts mnt; do readlink /proc/self/ns/$k; done").split()
     assert all(link != os.readlink(f"/proc/self/ns/{kind}") for link, kind in zip(inside, kinds, strict=True))
-    assert sh(bundle, joey, "echo $$; hostname; ls /sys/class/net; ip -o link show lo").splitlines()[:3] == ["1", "joey", "lo"]
+    assert sh(bundle, joey, "echo $$; hostname; ls /sys/class/net; ip -o link show lo").splitlines()[:3] == [
+        "1",
+        "joey",
+        "lo",
+    ]
 
 
 def test_a_namespace_can_be_joined_or_inherited(joey: Joey, bundle: MakeBundle) -> None:
@@ -53,7 +57,9 @@ def test_a_namespace_can_be_joined_or_inherited(joey: Joey, bundle: MakeBundle) 
     with subprocess.Popen(["unshare", "--net", "--pid", "--fork", "--kill-child", "sleep", "60"]) as parent:
         time.sleep(0.3)
         child = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()[0]
-        links = sh(bundle, joey, "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; readlink /proc/self/ns/pid", change)
+        links = sh(
+            bundle, joey, "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; readlink /proc/self/ns/pid", change
+        )
         expected = [os.readlink(f"/proc/{child}/ns/{kind}") for kind in ("net", "ipc", "pid")]
         parent.kill()
     assert links.split() == [expected[0], os.readlink("/proc/self/ns/ipc"), expected[2]]
@@ -65,7 +71,9 @@ def test_a_namespace_can_be_joined_or_inherited(joey: Joey, bundle: MakeBundle) 
 def test_the_root_is_the_bundles_by_every_mechanism(
     root_change: str, paths: str, devices: str, joey: Joey, bundle: MakeBundle
 ) -> None:
-    folder = bundle("sh", "-c", "ls /; cat /proc/mounts; echo x >/dev/null; head -c 3 /dev/zero | wc -c; stat -c %t:%T /dev/null")
+    folder = bundle(
+        "sh", "-c", "ls /; cat /proc/mounts; echo x >/dev/null; head -c 3 /dev/zero | wc -c; stat -c %t:%T /dev/null"
+    )
     force = [word for pair in (f"root-change={root_change}", f"path-resolution={paths}", f"device-nodes={devices}")
              for word in ("--force", pair)]  # fmt: skip
     out = joey("run", *force, "-b", str(folder), joey.id()).stdout
@@ -83,7 +91,12 @@ def test_mounts_of_every_kind(joey: Joey, bundle: MakeBundle, tmp_path: Path) ->
 
     def change(config: dict[str, Any]) -> None:
         config["mounts"] += [
-            {"destination": "/ro", "type": "bind", "source": str(tmp_path / "data"), "options": ["rbind", "ro", "nosuid"]},
+            {
+                "destination": "/ro",
+                "type": "bind",
+                "source": str(tmp_path / "data"),
+                "options": ["rbind", "ro", "nosuid"],
+            },
             {"destination": "/rw", "source": str(tmp_path / "data"), "options": ["bind"]},
             {"destination": "/etc/one", "source": str(tmp_path / "data" / "file"), "options": ["bind", "ro"]},
             {"destination": "/t", "type": "tmpfs", "source": "t", "options": ["size=64k", "mode=700", "noexec"]},
@@ -105,7 +118,9 @@ def test_mounts_of_every_kind(joey: Joey, bundle: MakeBundle, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("mechanism", ["mount_setattr", "remount-each"])
-def test_recursive_read_only_reaches_mounts_below(mechanism: str, joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+def test_recursive_read_only_reaches_mounts_below(
+    mechanism: str, joey: Joey, bundle: MakeBundle, tmp_path: Path
+) -> None:
     def change(config: dict[str, Any]) -> None:
         (tmp_path / "tree" / "below").mkdir(parents=True)
         config["mounts"] += [
@@ -113,7 +128,9 @@ def test_recursive_read_only_reaches_mounts_below(mechanism: str, joey: Joey, bu
             {"destination": "/tree", "type": "bind", "source": str(tmp_path / "tree"), "options": ["rbind", "rro"]},
         ]
 
-    folder = bundle("sh", "-c", "touch /tree/below/x 2>/dev/null || echo refused; touch /src/x && echo written", change=change)
+    folder = bundle(
+        "sh", "-c", "touch /tree/below/x 2>/dev/null || echo refused; touch /src/x && echo written", change=change
+    )
     below = tmp_path / "tree" / "below"
     subprocess.run(["mount", "-t", "tmpfs", "t", str(below)], check=True)
     try:
@@ -146,7 +163,10 @@ def test_a_read_only_root(joey: Joey, bundle: MakeBundle) -> None:
     def change(config: dict[str, Any]) -> None:
         config["root"]["readonly"] = True
 
-    assert sh(bundle, joey, "touch /x 2>/dev/null || echo refused; touch /dev/shm/x && echo ok", change).split() == ["refused", "ok"]
+    assert sh(bundle, joey, "touch /x 2>/dev/null || echo refused; touch /dev/shm/x && echo ok", change).split() == [
+        "refused",
+        "ok",
+    ]
 
 
 def test_process_settings(joey: Joey, bundle: MakeBundle) -> None:
@@ -161,7 +181,21 @@ def test_process_settings(joey: Joey, bundle: MakeBundle) -> None:
     out = sh(bundle, joey, "id -u; id -g; id -G; umask; pwd; cat /proc/self/oom_score_adj; ulimit -Sn; ulimit -Hn; ulimit -c; echo $A; "
              "echo [$EMPTY]; echo $HOME; cat /proc/sys/kernel/domainname; grep -E 'Cap(Eff|Prm)' /proc/self/status", change)  # fmt: skip
     lines = out.splitlines()
-    assert lines[:13] == ["1000", "1001", "1001 5 6", "0077", "/tmp/new", "123", "77", "88", "0", "b=c", "[]", "/home/user", "example"]
+    assert lines[:13] == [
+        "1000",
+        "1001",
+        "1001 5 6",
+        "0077",
+        "/tmp/new",
+        "123",
+        "77",
+        "88",
+        "0",
+        "b=c",
+        "[]",
+        "/home/user",
+        "example",
+    ]
     assert lines[13:] == ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000"]
 
 
@@ -180,7 +214,9 @@ def test_capability_sets(joey: Joey, bundle: MakeBundle) -> None:
 
 
 def test_no_capabilities_section_is_no_capabilities(joey: Joey, bundle: MakeBundle) -> None:
-    out = sh(bundle, joey, "grep -E 'Cap(Bnd|Eff)' /proc/self/status", lambda config: config["process"].pop("capabilities"))
+    out = sh(
+        bundle, joey, "grep -E 'Cap(Bnd|Eff)' /proc/self/status", lambda config: config["process"].pop("capabilities")
+    )
     assert {line.split()[1] for line in out.splitlines()} == {"0000000000000000"}
 
 
@@ -206,13 +242,18 @@ def test_no_new_privileges_disarms_set_uid_programs(mechanism: str, joey: Joey, 
 def build_printer_of_euid(path: Path) -> None:
     """A static program that prints its effective user id: busybox drops set-uid by itself."""
     source = path.with_suffix(".c")
-    source.write_text('#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf("%d\\n", geteuid()); return 0; }\n')
+    source.write_text(
+        '#include <stdio.h>\n#include <unistd.h>\nint main(void) { printf("%d\\n", geteuid()); return 0; }\n'
+    )
     subprocess.run(["cc", "-static", "-o", str(path), str(source)], check=True)
 
 
 def seccomp(**rule: Any) -> Any:
     def change(config: dict[str, Any]) -> None:
-        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"action": "SCMP_ACT_ERRNO", **rule}]}
+        config["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"action": "SCMP_ACT_ERRNO", **rule}],
+        }
 
     return change
 
@@ -235,7 +276,9 @@ def test_seccomp_denies_and_kills(nnp: bool, joey: Joey, bundle: MakeBundle) -> 
 def test_signals_are_forwarded(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
     script = "trap 'echo got; exit 42' TERM; echo up; while :; do sleep 0.1; done"
     folder = bundle("sh", "-c", script)
-    with subprocess.Popen(joey.command("run", "-b", str(folder), joey.id()), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        joey.command("run", "-b", str(folder), joey.id()), stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGTERM)
@@ -307,7 +350,10 @@ def test_sysctls_of_its_namespaces(joey: Joey, bundle: MakeBundle) -> None:
         config["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1", "kernel.msgmax": "4321"}
 
     before = Path("/proc/sys/kernel/msgmax").read_text()
-    assert sh(bundle, joey, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax", change).split() == ["1", "4321"]
+    assert sh(bundle, joey, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax", change).split() == [
+        "1",
+        "4321",
+    ]
     assert Path("/proc/sys/kernel/msgmax").read_text() == before
 
 
@@ -318,7 +364,12 @@ def test_devices_of_the_bundle(joey: Joey, bundle: MakeBundle) -> None:
             {"type": "p", "path": "/dev/sub/fifo", "fileMode": 0o640},
         ]
 
-    out = sh(bundle, joey, "stat -c '%F %t:%T %a %u:%g' /dev/mem-null; stat -c '%F %a' /dev/sub/fifo; echo x > /dev/mem-null && echo ok", change)
+    out = sh(
+        bundle,
+        joey,
+        "stat -c '%F %t:%T %a %u:%g' /dev/mem-null; stat -c '%F %a' /dev/sub/fifo; echo x > /dev/mem-null && echo ok",
+        change,
+    )
     assert out.splitlines() == ["character special file 1:3 606 7:8", "fifo 640", "ok"]
 
 
@@ -328,7 +379,12 @@ def test_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
         config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
         config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
-    folder = bundle("sh", "-c", "id -u; cat /proc/self/uid_map; echo x > /dev/null && echo dev; touch /tmp/mine; stat -c %u /tmp/mine", change=change)
+    folder = bundle(
+        "sh",
+        "-c",
+        "id -u; cat /proc/self/uid_map; echo x > /dev/null && echo dev; touch /tmp/mine; stat -c %u /tmp/mine",
+        change=change,
+    )
     subprocess.run(["chown", "-R", "100000:100000", str(folder / "rootfs")], check=True)
     out = joey("run", "-b", str(folder), joey.id()).stdout
     assert out.split() == ["0", "0", "100000", "65536", "dev", "0"]

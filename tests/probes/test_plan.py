@@ -113,7 +113,9 @@ def test_force() -> None:
     new = recorded("linux-6.18")
     forced = {"root-change": "move-and-chroot"}
     assert plan(new, [Need("root-change", "f")], "strict", forced).mechanism("root-change") == "move-and-chroot"
-    assert plan(recorded("vanilla-2.6.32"), [Need("path-resolution", "f")], "strict", {"path-resolution": "openat2"}).refusals
+    assert plan(
+        recorded("vanilla-2.6.32"), [Need("path-resolution", "f")], "strict", {"path-resolution": "openat2"}
+    ).refusals
     assert plan(new, [Need("seccomp", "f")], "strict", {"seccomp": "none"}).refusals
     assert plan(new, [Need("seccomp", "f")], "permissive", {"seccomp": "none"}).mechanism("seccomp") == "none"
     for bad in ({"nonsense": "x"}, {"seccomp": "nonsense"}):

@@ -37,7 +37,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.parametrize("command", ["plan", "probe", "diff"])
-def test_a_broken_report_is_one_clear_error(kind: str, command: str, joey: Joey, tmp_path: Path, bundle: object) -> None:
+def test_a_broken_report_is_one_clear_error(
+    kind: str, command: str, joey: Joey, tmp_path: Path, bundle: object
+) -> None:
     path = tmp_path / "bad.json"
     path.write_text(BROKEN[kind])
     words = {

@@ -161,7 +161,8 @@ def test_unknown_capabilities_are_warned_of_not_refused(joey: Joey, bundle: Make
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "path", "uid", "size", "x"]), inner),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["type", "path", "uid", "size", "x"]), inner),
     max_leaves=8,
 )
 PLACES = [".".join(row[0].split(".")) for row in BAD]

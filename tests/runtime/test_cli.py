@@ -97,7 +97,16 @@ def test_options_in_every_spelling() -> None:
 
 @pytest.mark.parametrize(
     ("word", "number"),
-    [("TERM", 15), ("SIGTERM", 15), ("sigkill", 9), ("9", 9), ("RTMIN+3", 37), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("WINCH", 28)],
+    [
+        ("TERM", 15),
+        ("SIGTERM", 15),
+        ("sigkill", 9),
+        ("9", 9),
+        ("RTMIN+3", 37),
+        ("SIGRTMIN+3", 37),
+        ("RTMAX-1", 63),
+        ("WINCH", 28),
+    ],
 )
 def test_signals_by_name_and_number(word: str, number: int) -> None:
     assert signal_number(word) == number

@@ -24,7 +24,9 @@ PAID = {"__future__", "ctypes", "ctypes._endian", "struct", "types"}
 
 def imported_by(joey: Joey, *words: str) -> set[str]:
     """The modules one real command imported, as the interpreter tells."""
-    script = f"import sys; sys.path.insert(0, {str(SRC)!r}); from joey.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = (
+        f"import sys; sys.path.insert(0, {str(SRC)!r}); from joey.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-I", "-S", "-X", "importtime", "-c", script, "--root", str(joey.root), *words]
     with tempfile.TemporaryFile("w+") as err:  # no pipe: a created container keeps its streams
         status = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=err, check=False).returncode
