@@ -154,7 +154,7 @@ def test_device_rules_on_v2_by_bpf() -> None:
         pytest.skip("no cgroup v2 hierarchy is mounted here")
     group = Cgroup.at([unified], f"/joey/t{uuid.uuid4().hex[:12]}")
     group.make()
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"allow": False},
         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rw"},
         {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "rwm"},

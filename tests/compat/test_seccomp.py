@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joey.compat import libc, syscalls
 from joey.compat import constants as k
+from joey.compat import libc, syscalls
 from joey.compat.errors import BundleError
 from joey.compat.seccomp import load, words
 from joey.compat.seccomp.profile import compile_profile
