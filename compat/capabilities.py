@@ -38,15 +38,16 @@ def mask(names: list[str]) -> int:
 
 
 def last() -> int:
-    """The highest capability number this kernel knows (34 on 2.6.32). Source: PR_CAPBSET_READ answers EINVAL above."""
-    number = len(CAPABILITIES) + 8
-    while number >= 0:
+    """The highest capability number this kernel knows (33 on 2.6.32). Source: PR_CAPBSET_READ answers EINVAL above."""
+    known, unknown = 0, 64
+    while unknown - known > 1:
+        middle = (known + unknown) // 2
         try:
-            libc.prctl(PR_CAPBSET_READ, number)
-            return number
+            libc.prctl(PR_CAPBSET_READ, middle)
+            known = middle
         except KernelError:
-            number -= 1
-    return number
+            unknown = middle
+    return known
 
 
 def get() -> tuple[int, int, int]:
@@ -73,10 +74,10 @@ def set(effective: int, permitted: int, inheritable: int) -> None:
     libc.capset(header, data)
 
 
-def limit_bounding(keep: int) -> None:
-    """Drop every capability outside `keep` from the bounding set. Linux 2.6.25; per thread for ever."""
-    for number in range(last() + 1):
-        if not keep >> number & 1 and libc.prctl(PR_CAPBSET_READ, number):
+def limit_bounding(keep: int, highest: int) -> None:
+    """Drop every capability up to `highest` outside `keep` from the bounding set. Linux 2.6.25; per thread for ever."""
+    for number in range(highest + 1):
+        if not keep >> number & 1:
             libc.prctl(PR_CAPBSET_DROP, number)
 
 

@@ -100,6 +100,15 @@ def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
     return Cgroup.at(hierarchies, cgroup_path(bundle, container))
 
 
+def joined_by_parent(namespaces: dict[str, str], cgroup: Cgroup) -> tuple[int, ...]:
+    """The cgroup versions that the parent moves the process into: v2, and v1 too where the process can't reach them.
+
+    A process that enters a user namespace by path does so in a mount namespace without the host's hierarchies.
+    """
+    inside = bool(namespaces.get("user"))
+    return tuple(sorted({group.version for group in cgroup.groups if group.version == 2 or inside}))
+
+
 def cgroup_path(bundle: Bundle, container: str) -> str:
     """The groups' path below each hierarchy: linux.cgroupsPath, relative ones and the default below /joey."""
     path = bundle.linux.get("cgroupsPath") or container
@@ -129,9 +138,10 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
         out.append(parent.Release(clone, "use its ids"))
     if "user" in bundle.namespaces and bundle.process.get("rlimits"):
         out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
-    if any(isinstance(step, parent.MakeCgroup) for step in out):
-        out.append(parent.JoinCgroup(cgroup, clone))
-    out.append(parent.Release(clone, "go on, now that it is in its cgroups"))
+    versions = joined_by_parent(bundle.namespaces, cgroup)
+    if versions:
+        out.append(parent.JoinCgroup(cgroup, clone, versions))
+        out.append(parent.Release(clone, "go on, now that it is in its cgroups"))
     early = [(kind, bundle.hooks(kind)) for kind in ("prestart", "createRuntime") if bundle.hooks(kind)]
     if early:
         out.append(parent.Await(clone, b"mounted"))
@@ -154,10 +164,12 @@ def _child_steps(
 ) -> list[Step]:
     user = bundle.process.get("user") or {}
     extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" else 0
+    by_parent = joined_by_parent(bundle.namespaces, state.cgroup)
+    # Joining a v2 group waits for an RCU grace period (8-45 ms here): the child builds its root meanwhile.
+    placed: list[Step] = [process.WaitForParent(channel)] if by_parent else []
     out: list[Step] = [process.NewSession()]
-    # Moving a process between cgroups waits for an RCU grace period (8-14 ms here): the child builds its root
-    # meanwhile, and waits only where it needs the ids or the groups.
-    placed = process.WaitForParent(channel)
+    if 1 not in by_parent:
+        out.append(process.EnterCgroups(state.cgroup))
     joined = [name for name, path in bundle.namespaces.items() if path]
     if joined and "user" not in joined:
         out.append(process.JoinNamespaces([name for name in joined if name != "pid"], fds))
@@ -172,7 +184,8 @@ def _child_steps(
         flags = 0
         for name in late:
             flags |= NAMESPACES[name][0]
-        out += [placed, process.UnshareLate(flags)]
+        out += [*placed, process.UnshareLate(flags)]
+        placed = []
     if bundle.config.get("hostname") or bundle.config.get("domainname"):
         out.append(process.NameHost(bundle.config.get("hostname", ""), bundle.config.get("domainname", "")))
     if bundle.creates("network"):
@@ -187,8 +200,7 @@ def _child_steps(
                 root, channel, options.console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)
             )
         )
-    if not late:
-        out.append(placed)
+    out += placed
     out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         out.append(process.SetRlimits(bundle.process["rlimits"]))

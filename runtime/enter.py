@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import Start, process_steps
+from .build import Start, joined_by_parent, process_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import run_child
@@ -28,8 +28,12 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -
         run_child(channel, tuple(child), [])
 
     clone = parent.CloneChild(channel, 0, paths, body, state.rootfs)
-    child.append(process.WaitForParent(channel))
+    by_parent = joined_by_parent(paths, state.cgroup)
+    if by_parent:
+        child.append(process.WaitForParent(channel))
     child.append(process.NewSession())
+    if 1 not in by_parent:
+        child.append(process.EnterCgroups(state.cgroup))
     if bundle.process.get("oomScoreAdj") is not None:
         child.append(process.AdjustOomScore(bundle.process["oomScoreAdj"]))
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
@@ -42,10 +46,11 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -
     hookless = State("", state.id, state.bundle, state.rootfs)
     child += process_steps(bundle, plan, channel, None, hookless)
     before: list[Step] = [clone]
-    if state.cgroup.groups:
-        before.append(parent.JoinCgroup(state.cgroup, clone))
+    if by_parent:
+        before.append(parent.JoinCgroup(state.cgroup, clone, by_parent))
     if bundle.process.get("rlimits") and "user" in bundle.namespaces:
         before.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
-    before.append(parent.Release(clone, "enter the container"))
+    if by_parent:
+        before.append(parent.Release(clone, "enter the container"))
     before.append(parent.Await(clone, b"ready"))
     return Start(tuple(before), tuple(child), channel, clone)

@@ -44,7 +44,7 @@ def check_id(container: str) -> None:
 class State:
     """One container's record. `folder` is its place under --root."""
 
-    __slots__ = ("annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid", "rootfs",
+    __slots__ = ("_config", "annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid", "rootfs",
                  "start_time", "uid")  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -60,6 +60,7 @@ class State:
         self.mechanisms: dict[str, str] = {}
         self.losses: dict[str, str] = {}
         self.cgroup = Cgroup([])
+        self._config: bundles.Bundle | None = None
 
     def set_plan(self, plan: Plan) -> None:
         """Keep what was chosen and lost."""
@@ -129,6 +130,8 @@ class State:
 
     def config(self) -> bundles.Bundle:
         """The bundle as it was when the container was created."""
+        if self._config:
+            return self._config
         path = f"{self.folder}/config.json"
         return bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
 
@@ -197,6 +200,7 @@ def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, in
     state = State(folder, container, bundle.path, bundle.rootfs)
     state.created = rfc3339(time.time())
     state.annotations = bundle.annotations
+    state._config = bundle
     return state, held
 
 

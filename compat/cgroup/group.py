@@ -143,9 +143,25 @@ class Cgroup:
             for letter in kinds:
                 _write_rule(group.path, rule["allow"], f"{letter} {major}:{minor} {rule.get('access') or 'rwm'}")
 
-    def join(self, pid: int) -> None:
-        """Move a process into every group. v1's `tasks` stands in where cgroup.procs is read-only (vanilla 2.6.32)."""
+    def join_v1_by_oneself(self) -> None:
+        """Move the calling process, which has one thread, into its v1 groups, by writing 0 to their `tasks`.
+
+        A thread that moves itself does not take the kernel's lock of all process groups, whose writers wait for an
+        RCU grace period: 0.1 ms for ten hierarchies, against 8 to 45 ms through cgroup.procs.
+        """
         for group in self.groups:
+            if group.version == 1:
+                try:
+                    files.write_text(f"{group.path}/tasks", "0")
+                except OSError as error:
+                    reason = os.strerror(error.errno or 0)
+                    raise JoeyError(f"can't enter {group.path}: {reason}", slug="cgroup") from None
+
+    def join(self, pid: int, versions: tuple[int, ...] = (1, 2)) -> None:
+        """Move a process into its groups. v1's `tasks` stands in where cgroup.procs is read-only (vanilla 2.6.32)."""
+        for group in self.groups:
+            if group.version not in versions:
+                continue
             try:
                 files.write_text(f"{group.path}/cgroup.procs", str(pid))
             except OSError as error:

@@ -233,19 +233,21 @@ class RecordPid(Step):
 
 
 class JoinCgroup(Step):
-    """Move the new process into the container's cgroups."""
+    """Move the new process into those of the container's cgroups that it can't enter by itself."""
 
-    __slots__ = ("cgroup", "clone")
+    __slots__ = ("cgroup", "clone", "versions")
 
-    def __init__(self, cgroup: Cgroup, clone: CloneChild) -> None:
+    def __init__(self, cgroup: Cgroup, clone: CloneChild, versions: tuple[int, ...]) -> None:
         self.cgroup = cgroup
         self.clone = clone
+        self.versions = versions
 
     def describe(self) -> str:
-        return "move the process into the cgroups"
+        groups = [group.path for group in self.cgroup.groups if group.version in self.versions]
+        return "move the process into " + ", ".join(groups)
 
     def run(self) -> None:
-        self.cgroup.join(self.clone.pid)
+        self.cgroup.join(self.clone.pid, self.versions)
 
 
 class WriteIdMaps(Step):

@@ -10,6 +10,7 @@ import stat
 import struct
 
 from ...compat import capabilities, files, libc, signals
+from ...compat.cgroup.group import Cgroup
 from ...compat.constants import (
     CAPABILITIES,
     CLONE_NEWCGROUP,
@@ -71,6 +72,21 @@ class BecomeNamespaceRoot(Step):
             os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
+
+
+class EnterCgroups(Step):
+    """Enter the container's v1 cgroups."""
+
+    __slots__ = ("cgroup",)
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self.cgroup = cgroup
+
+    def describe(self) -> str:
+        return "enter cgroups v1 " + ", ".join(group.path for group in self.cgroup.groups if group.version == 1)
+
+    def run(self) -> None:
+        self.cgroup.join_v1_by_oneself()
 
 
 class NewSession(Step):
@@ -298,8 +314,9 @@ class BecomeUser(Step):
         return f"become user {self.uid}:{self.gid} with groups {self.groups} and {kept} capabilities"
 
     def run(self) -> None:
+        highest = capabilities.last()
         if self.limit_bounding:
-            capabilities.limit_bounding(self.bounding)
+            capabilities.limit_bounding(self.bounding, highest)
         libc.prctl(PR_SET_KEEPCAPS, 1)
         if may_set_groups():
             os.setgroups(self.groups)
@@ -309,7 +326,7 @@ class BecomeUser(Step):
         os.setresuid(self.uid, self.uid, self.uid)
         libc.prctl(PR_SET_KEEPCAPS, 0)
         _, had, _ = capabilities.get()
-        known = (1 << (capabilities.last() + 1)) - 1
+        known = (1 << (highest + 1)) - 1
         permitted = self.permitted & had & known
         inheritable = self.inheritable & known
         capabilities.set(self.effective & permitted, permitted, inheritable & (permitted | self.bounding))
