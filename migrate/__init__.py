@@ -1,0 +1,1 @@
+"""Machines, disks and tarballs to OCI images and rich containers; fleets of hosts. Nothing is built yet."""

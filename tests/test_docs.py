@@ -1,0 +1,39 @@
+"""The pages made from the code are up to date, and what pages name exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from joey.compat import errors
+
+TOP = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("page", ["commands.md", "fallbacks.md", "three-kernels.md"])
+def test_generated_pages_are_up_to_date(page: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(TOP / "tools" / "gen_docs"), str(tmp_path)], check=True)
+    assert (tmp_path / page).read_text() == (TOP / "docs" / page).read_text(), "run tools/gen_docs"
+
+
+@pytest.mark.parametrize(
+    "page", sorted(TOP.glob("*.md")) + sorted((TOP / "docs").rglob("*.md")), ids=lambda page: page.name
+)
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:compat|probes|runtime|tools|tests|docs)/[\w./-]+)`", text):
+        assert (TOP / name).exists(), name
+
+
+def test_every_error_slug_is_in_the_list_of_errors() -> None:
+    page = (TOP / "docs" / "errors.md").read_text()
+    slugs = {error.slug for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "slug")}
+    for path in [*(TOP / "compat").rglob("*.py"), *(TOP / "probes").rglob("*.py"), *(TOP / "runtime").rglob("*.py")]:
+        slugs |= set(re.findall(r'slug="([a-z-]+)"', path.read_text()))
+    assert not {slug for slug in slugs if f"`{slug}`" not in page}
