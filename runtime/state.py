@@ -45,8 +45,8 @@ class State:
     """One container's record. `folder` is its place under --root."""
 
     __slots__ = (
-        "_config", "annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid", "rootfs",
-        "start_time", "uid",
+        "_config", "annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid",
+        "rootfs", "start_time", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:

@@ -21,9 +21,12 @@ class Table:
 
     def print(self) -> None:
         """To standard output, in the way that suits it."""
-        if sys.stdout.isatty():
+        if not sys.stdout.isatty():
+            self._print_plain()
+            return
+        try:
             self._print_rich()
-        else:
+        except ImportError:  # a bare host: joey itself needs nothing but the standard library
             self._print_plain()
 
     def _print_plain(self) -> None:

@@ -227,4 +227,4 @@ def _net_prio(resources: dict[str, Any], version: int) -> list[Setting]:
 
 
 def _or_max(number: int) -> str:
-    return str(number) if number > 0 else "max"
+    return str(number) if number >= 0 else "max"

@@ -7,7 +7,8 @@ using it: taking it from there would disturb the host.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ...compat import files, libc
 from ...compat.cgroup import device_bpf, layout
@@ -85,10 +86,25 @@ def _controller(name: str) -> Callable[[], Answer]:
     return attempt
 
 
+@contextmanager
+def _handed_down(mount: str, controller: str) -> Iterator[None]:
+    """A v2 group has a controller's files only while its parent hands the controller down; as it was, afterwards."""
+    control = f"{mount}/cgroup.subtree_control"
+    if not controller or controller in files.read_line(control).split():
+        yield
+        return
+    files.write_text(control, f"+{controller}")
+    try:
+        yield
+    finally:
+        files.write_text(control, f"-{controller}")
+
+
 def _works(version: int, mount: str, name: str) -> Works:
     root = os.access(mount, os.W_OK)
     try:
-        names = _named(_files_of(mount, create=root), name)
+        with _handed_down(mount, name if version == 2 and root else ""):
+            names = _named(_files_of(mount, create=root), name)
     except OSError:
         names = _named(_files_of(mount, create=False), name)
     if not root:

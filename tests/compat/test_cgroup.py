@@ -67,6 +67,7 @@ def test_memory_in_both_versions() -> None:
         ("memory.swappiness", "0"),
     ]
     assert writes(resources, 2, "memory") == [("memory.max", "100"), ("memory.swap.max", "50"), ("memory.low", "50")]
+    assert ("memory.swap.max", "0") in writes({"memory": {"limit": 100, "swap": 100}}, 2, "memory")  # none, not max
     assert writes({"memory": {"limit": -1, "swap": -1}}, 2, "memory") == [
         ("memory.max", "max"),
         ("memory.swap.max", "max"),
