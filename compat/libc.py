@@ -7,6 +7,7 @@ C libraries of old hosts (glibc 2.12, musl) go through syscall(2) by number.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
@@ -176,7 +177,11 @@ class OpenHow(ctypes.Structure):
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open with RESOLVE_* limits; always close-on-exec. Source: openat2(2), Linux 5.6."""
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    return _check("openat2", _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)), path)
+    for _ in range(128):
+        fd = _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:  # EAGAIN: something was renamed or mounted meanwhile
+            break
+    return _check("openat2", fd, path)
 
 
 def open_tree(dir_fd: int, path: str, flags: int) -> int:

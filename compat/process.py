@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from . import files
+from .errors import UsageError
 
 
 def start_time(pid: int) -> int:
@@ -25,12 +26,23 @@ def exit_status(wait_status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def close_on_exec_above(first: int) -> None:
-    """Mark every descriptor from `first` on close-on-exec, so that nothing leaks into a container."""
+def close_all_but(kept: set[int], first: int) -> None:
+    """Close every descriptor from `first` on but those in `kept`."""
     for name in os.listdir("/proc/self/fd"):
         fd = int(name)
-        if fd >= first:
+        if fd >= first and fd not in kept:
             try:
-                os.set_inheritable(fd, False)
+                os.close(fd)
             except OSError:
                 continue  # the directory's own descriptor, closed by now
+
+
+def check_passed_fds(count: int) -> None:
+    """The `count` descriptors after the standard three must be the caller's, open before joey opens any of its own."""
+    if not 0 <= count <= 1024:
+        raise UsageError(f"--preserve-fds: {count} is outside 0 to 1024")
+    for fd in range(3, 3 + count):
+        try:
+            os.set_inheritable(fd, True)
+        except OSError:
+            raise UsageError(f"--preserve-fds {count}: descriptor {fd} is not open") from None

@@ -8,12 +8,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_handled: list[int] = []
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 
 
 def handle(number: int, handler: Callable[[int, object], None]) -> None:
     """Call `handler` for a signal."""
     _signal.signal(number, handler)
+    _handled.append(number)
+
+
+def reset() -> None:
+    """Forget every handler and the wake-up descriptor: for a process about to become a container's."""
+    _signal.set_wakeup_fd(-1)
+    for number in _handled:
+        _signal.signal(number, _signal.SIG_DFL)
 
 
 def wake_by(fd: int) -> None:

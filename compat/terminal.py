@@ -42,8 +42,10 @@ def make_controlling(fd: int) -> None:
 
 def make_raw(fd: int) -> list[object]:
     """Put the terminal in raw mode; returns what `restore` takes. Source: cfmakeraw(3)."""
-    before = termios.tcgetattr(fd)
-    mode = termios.tcgetattr(fd)
+    try:
+        before, mode = termios.tcgetattr(fd), termios.tcgetattr(fd)
+    except termios.error as error:
+        raise OSError(*error.args) from None
     mode[0] &= ~(
         termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
         | termios.ICRNL | termios.IXON
@@ -56,8 +58,11 @@ def make_raw(fd: int) -> list[object]:
 
 
 def restore(fd: int, before: list[object]) -> None:
-    """Undo `make_raw`."""
-    termios.tcsetattr(fd, termios.TCSADRAIN, before)  # type: ignore[arg-type]
+    """Undo `make_raw`, unless the terminal has gone."""
+    try:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)  # type: ignore[arg-type]
+    except termios.error:
+        return  # the terminal has hung up: there is nothing to restore
 
 
 def send_fd(socket: _socket.socket, fd: int, message: bytes) -> None:
@@ -78,7 +83,7 @@ def connect_unix(path: str) -> _socket.socket:
     """A connected stream socket; paths longer than sun_path (108) are reached through a descriptor of their folder."""
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     directory, _, name = path.rpartition("/")
-    fd = os.open(directory or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(directory or ("/" if path.startswith("/") else "."), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         socket.connect(f"/proc/self/fd/{fd}/{name}")
     except OSError as error:

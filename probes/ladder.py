@@ -192,11 +192,6 @@ _TABLE = (
         Mechanism("native", ("keyring",)),
         Mechanism("none", (), "the container shares the caller's session keyring"),
     ),
-    Feature(
-        "subreaper", "orphans of a foreground container reaped", False,
-        Mechanism("native", ("process.subreaper",)),
-        Mechanism("none", (), "orphans of a container without a pid namespace go to the host's init"),
-    ),
     _controller("memory", "memory limit"),
     _controller("cpu", "CPU limit"),
     _controller("cpuset", "CPU pinning"),

@@ -42,10 +42,13 @@ LATE_FLAGS = CLONE_NEWCGROUP | CLONE_NEWTIME
 class Options:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("console_socket", "detach", "new_keyring", "pivot", "wait_for_start")
+    __slots__ = ("console_socket", "detach", "keep_fds", "new_keyring", "pivot", "wait_for_start")
 
-    def __init__(self, console_socket: str, detach: bool, pivot: bool, new_keyring: bool, wait_for_start: bool) -> None:
+    def __init__(
+        self, console_socket: str, detach: bool, pivot: bool, new_keyring: bool, wait_for_start: bool, keep_fds: int
+    ) -> None:
         self.console_socket = console_socket
+        self.keep_fds = keep_fds  # descriptors after the standard three that the container gets
         self.detach = detach
         self.pivot = pivot
         self.new_keyring = new_keyring
@@ -55,7 +58,7 @@ class Options:
 class Start:
     """A start made ready: the parent's steps, the child's, and what they share."""
 
-    __slots__ = ("channel", "child", "clone", "listener", "parent", "signal_mask")
+    __slots__ = ("channel", "child", "clone", "parent")
 
     def __init__(
         self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: parent.CloneChild
@@ -83,7 +86,7 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
 
     def body(left_to_join: dict[str, int]) -> None:
         fds.update(left_to_join)
-        run_child(channel, tuple(child), root.created)
+        run_child(channel, tuple(child), root.created, options.keep_fds)
 
     clone = parent.CloneChild(channel, flags, paths, body, bundle.rootfs)
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
@@ -133,6 +136,7 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
         out.append(parent.LimitDevices(cgroup, rules))
     out.append(clone)
     out.append(parent.RecordPid(state, clone))
+    out += oom_steps(bundle, clone)
     if bundle.creates("user"):
         out.append(parent.WriteIdMaps(clone, mappings(bundle, "uidMappings"), mappings(bundle, "gidMappings")))
         out.append(parent.Release(clone, "use its ids"))
@@ -173,13 +177,13 @@ def _child_steps(
     joined = [name for name, path in bundle.namespaces.items() if path]
     if joined and "user" not in joined:
         out.append(process.JoinNamespaces([name for name in joined if name != "pid"], fds))
-    if bundle.process.get("oomScoreAdj") is not None:
-        out.append(process.AdjustOomScore(bundle.process["oomScoreAdj"]))
+    out += oom_steps(bundle, None)
     if bundle.creates("user"):
         out.append(process.WaitForParent(channel))
         uid = 0 if maps_root(bundle, "uidMappings") else user.get("uid", 0)
         gid = 0 if maps_root(bundle, "gidMappings") else user.get("gid", 0)
         out.append(process.BecomeNamespaceRoot(uid, gid))
+    out.append(process.HideFromTracers())
     if late:
         flags = 0
         for name in late:
@@ -197,7 +201,12 @@ def _child_steps(
     if bundle.process.get("terminal"):
         out.append(
             rootfs.MakeConsole(
-                root, channel, options.console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)
+                root,
+                channel,
+                options.console_socket,
+                bundle.process.get("consoleSize"),
+                user.get("uid", 0),
+                connect=os.path.isdir(state.folder),
             )
         )
     out += placed
@@ -206,6 +215,14 @@ def _child_steps(
         out.append(process.SetRlimits(bundle.process["rlimits"]))
     out += process_steps(bundle, plan, channel, listener, state)
     return out
+
+
+def oom_steps(bundle: Bundle, clone: parent.CloneChild | None) -> list[Step]:
+    """Root's parent sets oom_score_adj (for `clone`); a plain user's child does it itself (`clone` is None)."""
+    score = bundle.process.get("oomScoreAdj")
+    if score is None or (os.geteuid() == 0) is (clone is None):
+        return []
+    return [parent.AdjustOomScore(score, clone)]
 
 
 def _mount_steps(
@@ -264,7 +281,7 @@ def process_steps(
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
     seccomp = _seccomp(bundle, plan)
     prepare = process.Prepare(what)
-    out: list[Step] = []
+    out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
     if not what.get("terminal"):
         out.append(process.OwnStreams(user.get("uid", 0)))
     if seccomp and not no_new_privs:

@@ -87,7 +87,8 @@ def parse(folder: str, text: str, file: str) -> Bundle:
     config = schema.without_nulls(document)
     schema.CONFIG(config, "")
     root = config["root"]["path"]
-    bundle = Bundle(folder, config, os.path.normpath(root if root.startswith("/") else f"{folder}/{root}"))
+    # mount tables name real paths, and every mount is compared with them
+    bundle = Bundle(folder, config, os.path.realpath(root if root.startswith("/") else f"{folder}/{root}"))
     _check_version(config["ociVersion"])
     _check_unsupported(config)
     _check_namespaces(bundle)
@@ -102,7 +103,7 @@ def check_rootfs(bundle: Bundle) -> None:
     """The root file system must be a directory on this machine."""
     if not os.path.isdir(bundle.rootfs):
         raise BundleError("root.path", f"{bundle.rootfs} is not a directory")
-    if os.path.realpath(bundle.rootfs) == "/":
+    if bundle.rootfs == "/":
         raise BundleError("root.path", "is the host's own root", "copy or bind-mount it to a folder of its own")
 
 
@@ -112,17 +113,22 @@ def _check_version(version: str) -> None:
 
 
 def _check_unsupported(config: dict[str, Any]) -> None:
-    for section, names in UNSUPPORTED.items():
+    for section in UNSUPPORTED:
         value: Any = config
         for part in section.split(".") if section else ():
             value = value.get(part) or {}
-        for name in names:
-            if value.get(name):
-                raise BundleError(f"{section}.{name}".lstrip("."), "is not supported", "remove it to run without")
+        _refuse_unsupported(section, value)
+
+
+def _refuse_unsupported(section: str, value: dict[str, Any]) -> None:
+    for name in UNSUPPORTED[section]:
+        if value.get(name):
+            raise BundleError(f"{section}.{name}".lstrip("."), "is not supported", "remove it to run without")
 
 
 def check_process(process: dict[str, Any]) -> None:
     """What the schema can't say of a `process` object; also for `exec --process`."""
+    _refuse_unsupported("process", process)
     if not process["args"]:
         raise BundleError("process.args", "must name a program")
     seen = set()
@@ -179,6 +185,10 @@ def _check_linux(bundle: Bundle) -> None:
     path = bundle.linux.get("cgroupsPath", "")
     if ".." in path.split("/"):
         raise BundleError("linux.cgroupsPath", f'"{path}" leaves the hierarchy by ".."')
+    if path and not path.strip("/."):
+        raise BundleError(
+            "linux.cgroupsPath", f'"{path}" is the root of the hierarchy: every process of the host is in it'
+        )
     if path.count(":") == 2 and not path.startswith("/"):
         raise BundleError(
             "linux.cgroupsPath", f'"{path}" asks for the systemd driver, which joey has not', "give a plain path"

@@ -58,10 +58,13 @@ class Channel:
             "message": str(error) if not isinstance(error, OSError) else _os_error(error),
             "hint": getattr(error, "hint", ""),
             "slug": getattr(error, "slug", "step"),
-            "created": created[-200:],
+            "created": created[-100:],
         }
+        text = jsonio.dumps(message)
+        if len(text) > MESSAGE_LIMIT - 8:
+            text = jsonio.dumps({**message, "message": str(message["message"])[:1000], "created": []})
         try:
-            self.socket.send(b"error" + jsonio.dumps(message).encode()[: MESSAGE_LIMIT - 8])
+            self.socket.send(b"error" + text.encode())
         except OSError:
             return  # nobody is left to tell
 

@@ -6,7 +6,6 @@ import os
 
 from ..compat import files, terminal
 from ..compat.errors import JoeyError, StateError, StepError, UsageError
-from ..compat.process import close_on_exec_above
 from . import build, launch, log, state
 from .build import Options, Start
 from .bundle import Bundle
@@ -23,7 +22,7 @@ LOCK_SECONDS = 10.0
 
 
 def create(
-    root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str, keep_fds: int
+    root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str
 ) -> tuple[State, Start]:
     """Make a container and bring its process up to the point before the exec. On failure nothing is left behind."""
     _check_terminal(bundle, options)
@@ -33,10 +32,6 @@ def create(
         files.write_atomically(f"{made.folder}/config.json", config_text)
         start = build.steps(bundle, plan, made, options)
         made.save()
-        close_on_exec_above(3 + keep_fds)
-        if keep_fds:
-            for fd in range(3, 3 + keep_fds):
-                os.set_inheritable(fd, True)
         launch.run_parent(start.parent)
     except BaseException:
         made.forget()
@@ -73,11 +68,11 @@ def start(container: State) -> None:
         path = f"{container.folder}/{START_SOCKET}"
         channel = Channel()
         channel.switch(terminal.connect_unix(path))
+        os.unlink(path)  # connected is started, whatever becomes of this joey
         try:
             channel.wait_for_exec()
         finally:
             channel.close()
-            os.unlink(path)
     finally:
         state.unlock(held)
     poststart(container)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import Start, joined_by_parent, process_steps
+from .build import Start, joined_by_parent, oom_steps, process_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import run_child
@@ -12,7 +13,7 @@ from .state import State
 from .steps import Step, parent, process, rootfs
 
 
-def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -> Start:
+def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, keep_fds: int) -> Start:
     """The steps of one exec. `bundle.process` is the process to run; everything else is the container's."""
     channel = Channel()
     paths = {}
@@ -25,17 +26,23 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -
 
     def body(left_to_join: dict[str, int]) -> None:
         fds.update(left_to_join)
-        run_child(channel, tuple(child), [])
+        run_child(channel, tuple(child), [], keep_fds)
+
+    def verify() -> None:
+        """The files that are open by now are the container's only if its process still lives."""
+        if not state.alive() or "mount" not in paths:
+            raise StateError("container not running", slug="not-running")
 
     clone = parent.CloneChild(channel, 0, paths, body, state.rootfs)
+    clone.verify = verify
     by_parent = joined_by_parent(paths, state.cgroup)
     if by_parent:
         child.append(process.WaitForParent(channel))
     child.append(process.NewSession())
     if 1 not in by_parent:
         child.append(process.EnterCgroups(state.cgroup))
-    if bundle.process.get("oomScoreAdj") is not None:
-        child.append(process.AdjustOomScore(bundle.process["oomScoreAdj"]))
+    child += oom_steps(bundle, None)
+    child.append(process.HideFromTracers())
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         child.append(process.SetRlimits(bundle.process["rlimits"]))
     if "user" not in paths:
@@ -45,7 +52,7 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str) -
         child.append(rootfs.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)))
     hookless = State("", state.id, state.bundle, state.rootfs)
     child += process_steps(bundle, plan, channel, None, hookless)
-    before: list[Step] = [clone]
+    before: list[Step] = [clone, *oom_steps(bundle, clone)]
     if by_parent:
         before.append(parent.JoinCgroup(state.cgroup, clone, by_parent))
     if bundle.process.get("rlimits") and "user" in bundle.namespaces:

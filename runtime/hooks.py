@@ -1,7 +1,7 @@
 """Hooks: programs run at points of a container's life, with its state on their standard input.
 
 Source: runtime-spec config.md "POSIX-platform Hooks": a hook's environment is exactly `env`; it fails the operation
-by a non-zero status or by outliving its timeout. Poststart and poststop failures are warnings.
+by a non-zero status or by outliving its timeout. A failing poststop hook is a warning; any other ends the container.
 """
 
 from __future__ import annotations

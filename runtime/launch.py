@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from ..compat import process, signals
 from ..compat.errors import JoeyError, StepError
+from . import log
 from .channel import Channel, ChildFailed
 from .log import debug
 
@@ -48,16 +50,22 @@ def _run(step: Step) -> None:
         raise StepError(f"{step.describe()}: {where}{error.strerror or error}") from None
 
 
-def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str]) -> None:
+def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str], keep_fds: int) -> None:
     """The child: run the steps, the last of which is the exec. On a failure tell the parent which, and end.
 
-    From here on nothing is imported: after the change of root a module would come from the container.
+    It first lets go of what is joey's: descriptors (a directory of the host held open is a way out of a container),
+    signal handlers, the log. From here on nothing is imported: after the change of root a module would come from the
+    container.
     """
     sys.path.clear()
     sys.meta_path.clear()
     step = None
     try:
         channel.keep_child()
+        signals.reset()
+        log.detach()
+        kept = {channel.socket.fileno(), *(fd for step in steps for fd in step.keeps())}
+        process.close_all_but(kept, first=3 + keep_fds)
         for step in steps:
             debug("child", step)
             step.run()

@@ -33,6 +33,11 @@ def configure(path: str, form: str, debug_on: bool) -> None:
         _settings.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
+def detach() -> None:
+    """Write to the log file no more: for a process about to become a container's."""
+    _settings.file = -1
+
+
 def write(level: str, message: str) -> None:
     """Append a line to the --log file: runc's JSON form, which podman and containerd parse, or its text form."""
     if _settings.file < 0:

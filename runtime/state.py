@@ -29,10 +29,11 @@ START_SOCKET = "start.sock"
 
 
 def default_root() -> str:
-    """/run/joey/containers for root; below $XDG_RUNTIME_DIR or /tmp for others."""
+    """/run/joey/containers for root; below $XDG_RUNTIME_DIR or the home directory for others, never in a shared place."""
     if os.geteuid() == 0:
         return "/run/joey/containers"
-    return f"{os.environ.get('XDG_RUNTIME_DIR') or f'/tmp/joey-{os.geteuid()}'}/joey/containers"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return f"{runtime}/joey/containers" if runtime else os.path.expanduser("~/.local/state/joey/containers")
 
 
 def check_id(container: str) -> None:
@@ -161,8 +162,7 @@ class State:
 def lock(folder: str, seconds: float = 0) -> int:
     """Hold a container until `unlock`. Raises StateError while another command holds it, after up to `seconds`.
 
-    The lock is of the open file, which a container's process shares until it execs: the command's end alone does not
-    let go, and that of a killed command holds until its process has noticed and ended.
+    The container's process closes its copy first of all (see launch.run_child): it must not hold a directory of the host.
     """
     deadline = time.monotonic() + seconds
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -198,7 +198,11 @@ def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, in
         raise StateError(
             f"container with id exists: {container}", f"remove it with: joey delete {container}", "exists"
         ) from None
-    held = lock(folder)
+    try:
+        held = lock(folder, seconds=1)  # `list` holds it for a moment to see whether somebody is at work
+    except StateError:
+        os.rmdir(folder)
+        raise
     state = State(folder, container, bundle.path, bundle.rootfs)
     state.created = rfc3339(time.time())
     state.annotations = bundle.annotations

@@ -132,13 +132,11 @@ class Cgroup:
         _write_rule(group.path, False, "a")
         for rule in rules:
             kind = rule.get("type") or "a"
-            if kind == "a":
-                if rule["allow"] or (rule.get("access") or "rwm") == "rwm":
-                    _write_rule(group.path, rule["allow"], "a")
-                    continue
-                kinds = ["b", "c"]
-            else:
-                kinds = ["c" if kind == "u" else kind]
+            wild = all(rule.get(key) is None or rule[key] < 0 for key in ("major", "minor"))
+            if kind == "a" and wild and set(rule.get("access") or "rwm") == set("rwm"):
+                _write_rule(group.path, rule["allow"], "a")
+                continue
+            kinds = {"a": "bc", "u": "c"}.get(kind, kind)
             major, minor = (_star(rule.get(key)) for key in ("major", "minor"))
             for letter in kinds:
                 _write_rule(group.path, rule["allow"], f"{letter} {major}:{minor} {rule.get('access') or 'rwm'}")
@@ -240,9 +238,11 @@ class Cgroup:
             time.sleep(0.002)
 
     def remove(self) -> None:
-        """Remove the groups, what was made below them, and parents joey made that are empty now."""
+        """Remove the groups joey made, what was made below them, and parents joey made that are empty now."""
         deadline = time.monotonic() + REMOVE_SECONDS
         for group in self.groups:
+            if group.path not in self.made:
+                continue
             for directory, _, _ in os.walk(group.path, topdown=False):
                 _remove_directory(directory, deadline)
         for directory in reversed(self.made):

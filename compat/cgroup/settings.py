@@ -168,15 +168,19 @@ def _blkio(resources: dict[str, Any], version: int) -> list[Setting]:
     if block.get("weight"):
         file, value = ("blkio.weight", block["weight"])
         if version == 2:
-            file, value = ("io.weight", 1 + (block["weight"] - 10) * 9999 // 990)
+            file, value = ("io.weight", _io_weight(block["weight"]))
         out.append(Setting("blkio", file, str(value), f"{where}.weight"))
     if block.get("leafWeight") and version == 1:
         out.append(Setting("blkio", "blkio.leaf_weight", str(block["leafWeight"]), f"{where}.leafWeight"))
     for place, device in enumerate(block.get("weightDevice") or []):
         number = f"{device['major']}:{device['minor']}"
         file = "io.weight" if version == 2 else "blkio.weight_device"
+        field = f"{where}.weightDevice[{place}]"
         if device.get("weight"):
-            out.append(Setting("blkio", file, f"{number} {device['weight']}", f"{where}.weightDevice[{place}]"))
+            weight = _io_weight(device["weight"]) if version == 2 else device["weight"]
+            out.append(Setting("blkio", file, f"{number} {weight}", field))
+        if device.get("leafWeight") and version == 1:
+            out.append(Setting("blkio", "blkio.leaf_weight_device", f"{number} {device['leafWeight']}", field))
     for key, file, word in _THROTTLES:
         for place, device in enumerate(block.get(key) or []):
             number = f"{device['major']}:{device['minor']}"
@@ -185,6 +189,11 @@ def _blkio(resources: dict[str, Any], version: int) -> list[Setting]:
             else:
                 out.append(Setting("blkio", file, f"{number} {device['rate']}", f"{where}.{key}[{place}]"))
     return out
+
+
+def _io_weight(weight: int) -> int:
+    """io.weight (1-10000) of v1 blkio.weight (10-1000); crun's linear conversion."""
+    return 1 + (min(max(weight, 10), 1000) - 10) * 9999 // 990
 
 
 def _hugetlb(resources: dict[str, Any], version: int) -> list[Setting]:

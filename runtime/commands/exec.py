@@ -7,14 +7,14 @@ import sys
 from ...compat import files, jsonio
 from ...compat.constants import CAPABILITIES
 from ...compat.errors import BundleError, JoeyError, StateError, UsageError
-from ...compat.process import close_on_exec_above
+from ...compat.process import check_passed_fds
 from .. import bundle as bundles
 from .. import container, launch, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
 from ..needs import exec_needs
 from ..options import Arguments, Command, Option
-from .common import PLAN_OPTIONS, container_of, plan_here
+from .common import PLAN_OPTIONS, container_of, plan_here, say_unknown_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: Arguments) -> int:
+    check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
     state = container_of(arguments)
     status = state.status()
     if status == "paused" and not arguments.switch("ignore-paused"):
@@ -32,14 +33,14 @@ def run(arguments: Arguments) -> int:
     bundle.process = _process(arguments, bundle)
     schema.PROCESS(bundle.process, "process")
     bundles.check_process(bundle.process)
+    say_unknown_capabilities(bundle)
     detach = arguments.switch("detach")
     socket = arguments.text("console-socket")
     if bundle.process.get("terminal") and detach and not socket:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle), arguments)
     foreground = None if detach else Foreground(subreaper=False)
-    start = enter_steps(state, bundle, plan, socket)
-    close_on_exec_above(3 + arguments.number("preserve-fds", 0))
+    start = enter_steps(state, bundle, plan, socket, arguments.number("preserve-fds", 0))
     launch.run_parent(start.parent)
     try:
         if arguments.given("pid-file"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...compat import files
+from ...compat.process import check_passed_fds
 from .. import bundle as bundles
 from .. import container, log
 from ..build import Options, Start, steps
@@ -39,6 +40,7 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
         pivot=not arguments.switch("no-pivot"),
         new_keyring=not arguments.switch("no-new-keyring"),
         wait_for_start=wait_for_start,
+        keep_fds=arguments.number("preserve-fds", 0),
     )
     if arguments.switch("dry-run"):
         state = State(f"{root_of(arguments)}/{name}", name, bundle.path, bundle.rootfs)
@@ -48,8 +50,7 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
         return None
     say_losses(plan)
     text = files.read_text(f"{bundle.path}/config.json", bundles.CONFIG_LIMIT)
-    fds = arguments.number("preserve-fds", 0)
-    made, start = container.create(root_of(arguments), name, bundle, plan, options, text, fds)
+    made, start = container.create(root_of(arguments), name, bundle, plan, options, text)
     if arguments.given("pid-file"):
         try:
             files.write_atomically(arguments.text("pid-file"), str(made.pid), 0o644)
@@ -67,6 +68,7 @@ def _print_steps(side: str, steps_of_side: tuple[Step, ...]) -> None:
 def run(arguments: Arguments) -> int:
     detach = arguments.switch("detach")
     foreground = None
+    check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
     if not detach and not arguments.switch("dry-run"):
         from ..foreground import Foreground
 

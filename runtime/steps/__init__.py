@@ -20,5 +20,9 @@ class Step:
         """Do it. Raises JoeyError or OSError."""
         raise NotImplementedError
 
+    def keeps(self) -> list[int]:
+        """Descriptors a child's step needs; the child closes all others first."""
+        return []
+
     def undo(self) -> None:
         """Take back what `run` did outside the container's namespaces; never raises for what is gone already."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from ...compat import idmap, libc
+from ...compat import files, idmap, libc
 from ...compat.cgroup import layout
 from ...compat.cgroup.group import Cgroup, Group
 from ...compat.cgroup.settings import settings
-from ...compat.constants import CLONE_NEWPID, CLONE_PARENT, RLIMITS, SIGCHLD, SIGKILL
+from ...compat.constants import CLONE_NEWPID, CLONE_PARENT, PR_SET_DUMPABLE, RLIMITS, SIGCHLD, SIGKILL
 from ...compat.errors import JoeyError, KernelError, StepError
 from ...compat.namespaces import NAMESPACES, join, open_namespace
 from ...compat.rootpath import remove_created
@@ -45,10 +46,11 @@ class MountHierarchy(Step):
 class MakeCgroup(Step):
     """Create the container's cgroups."""
 
-    __slots__ = ("cgroup",)
+    __slots__ = ("cgroup", "ours")
 
     def __init__(self, cgroup: Cgroup) -> None:
         self.cgroup = cgroup
+        self.ours = False  # until then the processes in them are somebody else's
 
     def describe(self) -> str:
         return "create cgroups " + (
@@ -59,14 +61,16 @@ class MakeCgroup(Step):
         for group in self.cgroup.groups:
             if self._in_use(group):
                 raise JoeyError(f"the cgroup {group.path} exists and has processes", "choose another linux.cgroupsPath")
+        self.ours = True
         self.cgroup.make()
 
     def _in_use(self, group: Group) -> bool:
         return os.path.isdir(group.path) and bool(Cgroup([group]).pids())
 
     def undo(self) -> None:
-        self.cgroup.kill()
-        self.cgroup.remove()
+        if self.ours:
+            self.cgroup.kill()
+            self.cgroup.remove()
 
 
 class LimitCgroup(Step):
@@ -105,7 +109,7 @@ class LimitDevices(Step):
 class CloneChild(Step):
     """Clone the container's first process into its new namespaces; it runs the child's steps."""
 
-    __slots__ = ("body", "channel", "created", "flags", "paths", "pid", "rootfs")
+    __slots__ = ("body", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
 
     def __init__(
         self, channel: Channel, flags: int, paths: dict[str, str], body: Callable[[dict[str, int]], None], rootfs: str
@@ -113,6 +117,7 @@ class CloneChild(Step):
         self.channel = channel
         self.rootfs = rootfs
         self.created: list[str] = []  # mount targets a failed child had made
+        self.verify: Callable[[], None] | None = None  # called when the namespaces' files are open; raises
         self.flags = flags
         self.paths = paths  # namespaces joined by path: OCI name -> file
         self.body = body  # given the descriptors of the namespaces that are left to join; never returns
@@ -133,7 +138,13 @@ class CloneChild(Step):
                     fds[name] = open_namespace(self.paths[name])
                 except OSError as error:
                     raise KernelError("open", error.errno or 0, self.paths[name]) from None
+        if os.geteuid() == 0:
+            # inherited by the child, which shares a pid namespace with hostile processes at once when it joins one;
+            # a plain user's child must stay dumpable until its id maps are written
+            libc.prctl(PR_SET_DUMPABLE, 0)
         try:
+            if self.verify:
+                self.verify()
             if "user" in fds:
                 self.pid = self._clone_inside(fds)
             else:
@@ -151,7 +162,7 @@ class CloneChild(Step):
             join(fds.pop("pid"), "pid")
         pid = libc.clone(self.flags | SIGCHLD)
         if pid == 0:
-            self.body(fds)
+            self.body(fds)  # which closes everything but these first
         if own >= 0:
             libc.setns(own, CLONE_NEWPID)
             os.close(own)
@@ -173,6 +184,7 @@ class CloneChild(Step):
                     self.body({})
                 os.write(write_end, str(pid).encode())
             except (JoeyError, OSError) as error:
+                self.channel.keep_child()
                 self.channel.send_error("enter the namespaces", error, [])
             finally:
                 os._exit(0)
@@ -266,6 +278,29 @@ class WriteIdMaps(Step):
 
     def run(self) -> None:
         idmap.write_maps(self.clone.pid, self.uids, self.gids)
+
+
+class AdjustOomScore(Step):
+    """Write oom_score_adj of the new process, or of the calling one."""
+
+    __slots__ = ("clone", "score")
+
+    def __init__(self, score: int, clone: CloneChild | None) -> None:
+        self.score = score
+        self.clone = clone
+
+    def describe(self) -> str:
+        return f"set oom_score_adj {self.score}"
+
+    def run(self) -> None:
+        place = f"/proc/{self.clone.pid if self.clone else 'self'}"
+        try:
+            files.write_text(f"{place}/oom_score_adj", str(self.score))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            # before Linux 2.6.36 the scale was -17 to 15
+            files.write_text(f"{place}/oom_adj", str(max(-17, min(15, self.score * 17 // 1000))))
 
 
 class SetRlimitsFromOutside(Step):

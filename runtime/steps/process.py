@@ -17,6 +17,7 @@ from ...compat.constants import (
     CLONE_NEWTIME,
     IFF_RUNNING,
     IFF_UP,
+    PR_SET_DUMPABLE,
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     RLIMITS,
@@ -116,6 +117,10 @@ class JoinNamespaces(Step):
     def run(self) -> None:
         for name, fd in self.fds.items():
             join(fd, name)
+            os.close(fd)
+
+    def keeps(self) -> list[int]:
+        return list(self.fds.values())
 
 
 class UnshareLate(Step):
@@ -210,25 +215,35 @@ class SetRlimits(Step):
                 raise StepError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
 
 
-class AdjustOomScore(Step):
-    """Write oom_score_adj, while the host's /proc is there."""
+class HideFromTracers(Step):
+    """Make this process undumpable until its exec: /proc/PID of it, with its descriptors and its executable, is closed
+    to the container's other processes (CVE-2016-9962, CVE-2024-21626)."""
 
-    __slots__ = ("score",)
-
-    def __init__(self, score: int) -> None:
-        self.score = score
+    __slots__ = ()
 
     def describe(self) -> str:
-        return f"set oom_score_adj {self.score}"
+        return "hide from the container's other processes"
+
+    def run(self) -> None:
+        libc.prctl(PR_SET_DUMPABLE, 0)
+
+
+class TryWorkingDirectory(Step):
+    """Go to the working directory while still root: the process's user may not be allowed to."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"go to {self.path}, as root"
 
     def run(self) -> None:
         try:
-            files.write_text("/proc/self/oom_score_adj", str(self.score))
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            # before Linux 2.6.36 the scale was -17 to 15
-            files.write_text("/proc/self/oom_adj", str(max(-17, min(15, self.score * 17 // 1000))))
+            os.chdir(self.path)
+        except OSError:
+            return  # the user may be; Prepare decides
 
 
 class RunContainerHooks(Step):
@@ -375,13 +390,14 @@ class OwnStreams(Step):
 class Prepare(Step):
     """Umask, working directory and the program's place: all that can fail before the start is reported ready."""
 
-    __slots__ = ("argv", "cwd", "env", "program", "umask")
+    __slots__ = ("argv", "cwd", "env", "own", "program", "umask")
 
     def __init__(self, process: dict[str, Any]) -> None:
         self.argv: list[str] = process["args"]
         self.cwd: str = process["cwd"]
         self.umask: int = (process.get("user") or {}).get("umask", 0o022)
         self.env: dict[str, str] = {}
+        self.own = os.stat("/proc/self/exe")
         for entry in process.get("env") or []:
             name, equals, value = entry.partition("=")
             if equals and name:
@@ -394,7 +410,11 @@ class Prepare(Step):
     def run(self) -> None:
         os.umask(self.umask)
         try:
-            os.chdir(self.cwd)
+            try:
+                os.chdir(self.cwd)
+            except PermissionError:
+                if os.getcwd() != os.path.normpath(self.cwd):  # where TryWorkingDirectory has been already
+                    raise
             here = os.getcwd()
         except OSError as error:
             raise StepError(f"process.cwd {self.cwd}: {error.strerror}") from None
@@ -402,6 +422,30 @@ class Prepare(Step):
             raise StepError(f"process.cwd {self.cwd}: is outside of the root file system")
         self.env.setdefault("HOME", home_of(os.geteuid()))
         self.program = find_program(self.argv[0], self.env.get("PATH", DEFAULT_PATH))
+        self._refuse_own_executable()
+
+    def _refuse_own_executable(self) -> None:
+        """A program or script that is run by /proc/self/exe would be joey's interpreter (CVE-2019-5736)."""
+        fd = (
+            os.open(self.program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if os.access(self.program, os.R_OK)
+            else -1
+        )
+        head = b""
+        if fd >= 0:
+            head = os.read(fd, 256) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+            os.close(fd)
+        used = [self.program]
+        if head.startswith(b"#!"):
+            words = head[2:].split(b"\n", 1)[0].split()
+            used += [os.fsdecode(words[0])] if words else []
+        for path in used:
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # execve tells
+            if (status.st_dev, status.st_ino) == (self.own.st_dev, self.own.st_ino):
+                raise StepError(f'exec: "{self.argv[0]}": is joey\'s own executable', slug="not-executable")
 
 
 def home_of(uid: int) -> str:
@@ -458,6 +502,9 @@ class ReportReady(Step):
             connection, _ = self.listener._accept()  # type: ignore[attr-defined]
             self.channel.switch(_socket.socket(fileno=connection))
             self.listener.close()
+
+    def keeps(self) -> list[int]:
+        return [self.listener.fileno()] if self.listener else []
 
 
 class Exec(Step):

@@ -34,6 +34,7 @@ from . import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import Any
 
 # path, major, minor; config-linux.md "Default Devices"
@@ -295,14 +296,18 @@ class MakeDevices(Step):
 class MakeConsole(Step):
     """Open a terminal in the container's devpts, send its master out, put it on /dev/console and the streams."""
 
-    __slots__ = ("channel", "root", "size", "socket_path", "uid")
+    __slots__ = ("_socket", "channel", "root", "size", "socket_path", "uid")
 
-    def __init__(self, root: Root, channel: Channel, socket_path: str, size: dict[str, int] | None, uid: int) -> None:
+    def __init__(
+        self, root: Root, channel: Channel, socket_path: str, size: dict[str, int] | None, uid: int, connect: bool
+    ) -> None:
         self.root = root
         self.channel = channel
         self.socket_path = socket_path
         self.size = size
         self.uid = uid
+        # now: a process of a user namespace may not reach the socket's folder
+        self._socket = terminal.connect_unix(socket_path) if socket_path and connect else None
 
     def describe(self) -> str:
         where = f"the socket {self.socket_path}" if self.socket_path else "joey"
@@ -318,13 +323,10 @@ class MakeConsole(Step):
             libc.mount(at(peer), at(console), "", MS_BIND)
         finally:
             os.close(console)
-        if self.socket_path:
-            send_master(self.socket_path, master)
-        else:
-            terminal.send_fd(self.channel.socket, master, b"console")
-        os.close(master)
-        terminal.make_controlling(peer)
-        os.close(peer)
+        hand_over(peer, master, self._socket, self.channel)
+
+    def keeps(self) -> list[int]:
+        return [self._socket.fileno()] if self._socket else []
 
     def _open(self) -> tuple[int, int]:
         """The master and its peer, both made sure to be what they should: the image may have prepared /dev/pts."""
@@ -378,21 +380,22 @@ class OpenConsole(Step):
         if self.size:
             terminal.set_size(master, self.size["height"], self.size["width"])
         os.fchown(peer, self.uid, -1)
-        terminal.send_fd(self._socket or self.channel.socket, master, b"/dev/ptmx" if self._socket else b"console")
-        if self._socket:
-            self._socket.close()
-        os.close(master)
-        terminal.make_controlling(peer)
-        os.close(peer)
+        hand_over(peer, master, self._socket, self.channel)
+
+    def keeps(self) -> list[int]:
+        return [self._socket.fileno()] if self._socket else []
 
 
-def send_master(path: str, master: int) -> None:
-    """Send a terminal's master to whoever listens on --console-socket. Raises JoeyError."""
-    socket = terminal.connect_unix(path)
-    try:
-        terminal.send_fd(socket, master, b"/dev/ptmx")
-    finally:
-        socket.close()
+def hand_over(peer: int, master: int, console: _socket.socket | None, channel: Channel) -> None:
+    """Send a terminal's master to the console socket or to joey, and make its peer this process's terminal."""
+    if console:
+        terminal.send_fd(console, master, b"/dev/ptmx")
+        console.close()
+    else:
+        terminal.send_fd(channel.socket, master, b"console")
+    os.close(master)
+    terminal.make_controlling(peer)
+    os.close(peer)
 
 
 class MaskPaths(Step):
