@@ -14,59 +14,70 @@ from ..compat.process import exit_status
 # Everything that can be caught and means something to a program; the rest is about joey itself.
 FORWARDED = (1, 2, 3, 10, 12, 13, 15, 18, 20, 21, 22, 23, 29, 30, *range(34, 65))
 
+ENDING = (1, 2, 15)
+
 
 class Foreground:
-    """Made before the process, so that no signal and no end of a child is missed."""
+    """Made before the process, so that no signal and no end of a child is missed.
 
-    __slots__ = ("_wake_read", "_wake_write", "mask")
+    Until `wait`, the signals that end a program end the making of the container: it is undone.
+    """
+
+    __slots__ = ("_wake_read", "_wake_write")
 
     def __init__(self, subreaper: bool) -> None:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         for number in (*FORWARDED, SIGCHLD, SIGWINCH):
-            signals.handle(number, _noted)
+            signals.handle(number, _interrupt if number in ENDING else _noted)
         signals.wake_by(self._wake_write)
         if subreaper:
             try:
                 prctl(PR_SET_CHILD_SUBREAPER, 1)
             except KernelError:
-                pass  # the plan said it works; without it orphans go to the host's init, as before Linux 3.4
+                pass  # before Linux 3.4 orphans of a container without a pid namespace go to the host's init
 
     def wait(self, pid: int, master: int = -1) -> int:
         """Forward signals and terminal traffic until `pid` has ended; its exit status, 128 and the signal if killed."""
+        for number in ENDING:
+            signals.handle(number, _noted)
         before = None
+        relays: list[_Relay] = []
         if master >= 0:
             terminal.copy_size(0, master)
+            os.set_blocking(master, False)
+            relays = [_Relay(0, master), _Relay(master, 1)]
             if os.isatty(0):
                 before = terminal.make_raw(0)
         try:
-            return self._loop(pid, master)
+            return self._loop(pid, master, relays)
         finally:
             if before is not None:
                 terminal.restore(0, before)
 
-    def _loop(self, pid: int, master: int) -> int:
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        if master >= 0:
-            poll.register(master, select.POLLIN)
-            poll.register(0, select.POLLIN)
+    def _loop(self, pid: int, master: int, relays: list[_Relay]) -> int:
         status = _reap(pid)
         while status is None:
-            for fd, _ in poll.poll():
-                if fd == self._wake_read:
-                    self._handle_signals(pid, master)
-                elif fd == master:
-                    if not _copy(master, 1):
-                        poll.unregister(master)
-                elif not _copy(0, master):
-                    poll.unregister(0)
+            poll = select.poll()
+            poll.register(self._wake_read, select.POLLIN)
+            wanted: dict[int, int] = {}
+            for relay in relays:
+                fd, event = relay.waits_for()
+                if fd >= 0:
+                    wanted[fd] = wanted.get(fd, 0) | event
+            for fd, event in wanted.items():
+                poll.register(fd, event)
+            ready = dict(poll.poll())
+            if self._wake_read in ready:
+                self._handle_signals(pid, master)
+            for relay in relays:
+                fd, event = relay.waits_for()
+                if ready.get(fd, 0) & (event | select.POLLHUP | select.POLLERR):
+                    relay.move()
             status = _reap(pid)
-        if master >= 0:
-            os.set_blocking(master, False)
-            while _copy(master, 1):
-                pass
+        for relay in relays[1:]:  # what the program said last
+            relay.drain()
         return status
 
     def _handle_signals(self, pid: int, master: int) -> None:
@@ -81,8 +92,54 @@ class Foreground:
                     continue
 
 
+class _Relay:
+    """One direction of a terminal's traffic, with at most one buffer waiting to be written."""
+
+    __slots__ = ("_ended", "_pending", "_source", "_target")
+
+    def __init__(self, source: int, target: int) -> None:
+        self._source = source
+        self._target = target
+        self._pending = b""
+        self._ended = False
+
+    def waits_for(self) -> tuple[int, int]:
+        """The descriptor and poll(2) event that `move` needs; -1 when this direction is done."""
+        if self._pending:
+            return self._target, select.POLLOUT
+        return (-1, 0) if self._ended else (self._source, select.POLLIN)
+
+    def move(self) -> None:
+        """Write what is waiting, or read something; never both, so that neither blocks."""
+        try:
+            if self._pending:
+                self._pending = self._pending[os.write(self._target, self._pending) :]
+            else:
+                self._pending = os.read(self._source, 1 << 12)
+                self._ended = not self._pending
+        except BlockingIOError:
+            return
+        except OSError:  # a terminal whose last user has gone answers EIO
+            self._ended, self._pending = True, b""
+
+    def drain(self) -> None:
+        """Move everything that is there; the reader of the target may take its time."""
+        while not self._ended:
+            if self._pending:
+                select.select([], [self._target], [])
+                self.move()
+                continue
+            self.move()
+            if not self._pending:
+                return
+
+
 def _noted(number: int, frame: object) -> None:
     """Only there so that the wakeup descriptor gets the signal's number."""
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _reap(pid: int) -> int | None:
@@ -97,18 +154,3 @@ def _reap(pid: int) -> int | None:
             return status
         if ended == pid:
             status = exit_status(word)
-
-
-def _copy(source: int, target: int) -> bool:
-    """Move what is there; False at the end. A terminal whose last user has gone answers EIO."""
-    try:
-        data = os.read(source, 1 << 16)
-        while data:
-            data = data[os.write(target, data) :]
-            if not data:
-                return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return False
-    return False

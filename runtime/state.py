@@ -29,7 +29,7 @@ START_SOCKET = "start.sock"
 
 
 def default_root() -> str:
-    """/run/joey/containers for root; below $XDG_RUNTIME_DIR or the home directory for others, never in a shared place."""
+    """/run/joey/containers for root; below $XDG_RUNTIME_DIR or the home directory for others, not in /tmp."""
     if os.geteuid() == 0:
         return "/run/joey/containers"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -162,7 +162,7 @@ class State:
 def lock(folder: str, seconds: float = 0) -> int:
     """Hold a container until `unlock`. Raises StateError while another command holds it, after up to `seconds`.
 
-    The container's process closes its copy first of all (see launch.run_child): it must not hold a directory of the host.
+    The container's process closes its copy first of all (launch.run_child): it must hold no directory of the host.
     """
     deadline = time.monotonic() + seconds
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -82,8 +82,8 @@ def leftovers_of(caller: Joey, folder: Path) -> list[str]:
     """What a test's containers left on the host: state, mounts, cgroups."""
     found = [str(path) for path in caller.root.glob("*")] if caller.root.exists() else []
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
-    for name in caller.ids:
-        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{name}")]
+    for place, names, _ in os.walk("/sys/fs/cgroup"):  # not glob: other tests' groups come and go meanwhile
+        found += [f"{place}/{name}" for name in names if name in caller.ids]
     return found
 
 

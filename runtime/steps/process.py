@@ -426,15 +426,12 @@ class Prepare(Step):
 
     def _refuse_own_executable(self) -> None:
         """A program or script that is run by /proc/self/exe would be joey's interpreter (CVE-2019-5736)."""
-        fd = (
-            os.open(self.program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            if os.access(self.program, os.R_OK)
-            else -1
-        )
-        head = b""
-        if fd >= 0:
-            head = os.read(fd, 256) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        try:
+            fd = os.open(self.program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            head = os.read(fd, 256)
             os.close(fd)
+        except OSError:
+            head = b""  # executable and not readable: no script then
         used = [self.program]
         if head.startswith(b"#!"):
             words = head[2:].split(b"\n", 1)[0].split()

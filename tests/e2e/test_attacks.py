@@ -1,0 +1,174 @@
+"""Ways out of a container, and ways to make joey hurt others, each tried: regression tests of findings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Joey, MakeBundle
+from .test_life import accept_master, receive_master, terminal
+
+pytestmark = pytest.mark.root
+
+
+def test_a_cgroup_with_somebody_elses_processes_is_left_alone(joey: Joey, bundle: MakeBundle) -> None:
+    name = f"taken-{uuid.uuid4().hex[:8]}"
+    groups = [path / name for path in Path("/sys/fs/cgroup").iterdir() if path.name == "pids"]
+    if not groups:
+        pytest.skip("no v1 pids hierarchy here")
+    groups[0].mkdir()
+    try:
+        with subprocess.Popen(["sleep", "60"]) as victim:
+            (groups[0] / "cgroup.procs").write_text(str(victim.pid))
+            folder = bundle("true", change=lambda config: config["linux"].update(cgroupsPath=f"/{name}"))
+            done = joey("run", "-b", str(folder), joey.id(), check=False)
+            assert (done.returncode, "exists and has processes" in done.stderr) == (1, True)
+            assert victim.poll() is None
+            victim.kill()
+            victim.wait()
+        assert groups[0].exists()
+    finally:
+        groups[0].rmdir()
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/.", "."])
+def test_the_root_of_a_hierarchy_is_no_containers_cgroup(path: str, joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("true", change=lambda config: config["linux"].update(cgroupsPath=path))
+    done = joey("run", "-b", str(folder), joey.id(), check=False)
+    assert (done.returncode, "linux.cgroupsPath" in done.stderr) == (1, True)
+
+
+def test_a_created_container_offers_nothing_of_joey(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    """The process that waits for `start` must not show descriptors or its executable to those who are in already."""
+    name = joey.id()
+    joey("--log", str(tmp_path / "log"), "create", "-b", str(bundle("sleep", "100")), name)
+    done = joey(
+        "exec",
+        name,
+        "sh",
+        "-c",
+        "for f in /proc/1/fd/*; do readlink $f; ls $f/.; done; readlink /proc/1/exe; ls /proc/1/root; ls /proc/1/cwd/..",
+        check=False,
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("Permission denied") >= 5
+    pid = joey.state(name)["pid"]
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    assert not [link for link in links[3:] if not link.startswith("socket:")], links
+
+
+def test_only_descriptors_of_the_caller_are_passed(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("sh", "-c", "ls -l /proc/self/fd")
+    for count in ("1", "-1", "99999"):
+        done = joey("run", "--preserve-fds", count, "-b", str(folder), joey.id(), check=False)
+        assert (done.returncode, "--preserve-fds" in done.stderr) == (2, True)
+    assert not joey.root.exists()
+
+
+@pytest.mark.parametrize("way", ["/proc/self/exe", "#!"])
+def test_joeys_own_executable_is_not_run(way: str, joey: Joey, bundle: MakeBundle) -> None:
+    """CVE-2019-5736: a program that is /proc/self/exe would be the host's interpreter, opened from inside."""
+    folder = bundle("/entry" if way == "#!" else way)
+    (folder / "rootfs" / "entry").write_text("#!/proc/self/exe -c print(1)\n")
+    (folder / "rootfs" / "entry").chmod(0o755)
+    done = joey("run", "-b", str(folder), joey.id(), check=False)
+    assert (done.returncode, "is joey's own executable" in done.stderr) == (1, True), done.stderr
+
+
+def test_exec_refuses_what_create_refuses(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    name = joey.id()
+    joey("run", "-d", "-b", str(bundle("sleep", "100")), name)
+    (tmp_path / "p.json").write_text(json.dumps({"args": ["id"], "cwd": "/", "selinuxLabel": "x"}))
+    done = joey("exec", "-p", str(tmp_path / "p.json"), name, check=False)
+    assert (done.returncode, "process.selinuxLabel: is not supported" in done.stderr) == (1, True)
+
+
+def test_a_bundle_behind_a_link_runs(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = bundle("echo", "here")
+    (tmp_path / "link").symlink_to(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["root"]["path"] = str(tmp_path / "link" / "rootfs")
+    (folder / "config.json").write_text(json.dumps(config))
+    for words in ([], ["--no-pivot"]):
+        assert joey("run", *words, "-b", str(tmp_path / "link"), joey.id()).stdout == "here\n"
+
+
+def test_large_input_to_a_terminal_does_not_stop_the_traffic(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("0123456789 0123456789 0123456789\n" * 30000 + "the end\n\4")
+    folder = bundle("sh", "-c", "stty -echo; cat", change=terminal)
+    with (tmp_path / "in").open() as stdin:
+        out = joey("run", "-b", str(folder), joey.id(), stdin=stdin, timeout=50).stdout
+    assert "the end" in out
+    assert out.count("0123456789 0123456789") > 29000
+
+
+def test_a_terminal_that_hangs_up_is_no_traceback(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    command = joey.command("run", "-b", str(bundle("sleep", "1", change=terminal)), joey.id())
+    pid, master = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(str(tmp_path / "err"), os.O_CREAT | os.O_WRONLY), 2)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execv(command[0], command)
+    time.sleep(0.5)
+    os.close(master)
+    os.waitpid(pid, 0)
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+def test_a_console_socket_that_the_containers_user_cannot_reach(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        terminal(config)
+        config["linux"]["namespaces"].append({"type": "user"})
+        for key in ("uidMappings", "gidMappings"):
+            config["linux"][key] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
+    folder = bundle("echo", "through the socket", change=change)
+    subprocess.run(["chown", "-R", "100000:100000", str(folder / "rootfs")], check=True)
+    (tmp_path / "private").mkdir(mode=0o700)
+    server, _ = receive_master(tmp_path / "private" / "console")
+    name = joey.id()
+    joey("create", "--console-socket", str(tmp_path / "private" / "console"), "-b", str(folder), name)
+    master = accept_master(server)
+    joey("start", name)
+    assert b"through the socket" in os.read(master, 1000)
+    server.close()
+
+
+def test_an_interrupted_start_is_undone(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "20"]}]}
+
+    command = joey.command("run", "-b", str(bundle("true", change=change)), joey.id())
+    started = time.monotonic()
+    with subprocess.Popen(command) as process:
+        time.sleep(0.8)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 130
+    assert time.monotonic() - started < 8
+    assert not list(joey.root.iterdir())
+
+
+def test_an_error_on_the_way_into_namespaces_is_told(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"].append({"type": "user", "path": "/proc/self/ns/user"})
+
+    done = joey("run", "-b", str(bundle("true", change=change)), joey.id(), check=False)
+    assert (done.returncode, "enter the namespaces: setns: EINVAL" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_working_directory_only_root_may_enter(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["process"].update(user={"uid": 1000, "gid": 1000}, cwd="/private")
+
+    folder = bundle("echo", "in", change=change)
+    (folder / "rootfs" / "private").mkdir(mode=0o700)
+    assert joey("run", "-b", str(folder), joey.id()).stdout == "in\n"
