@@ -115,7 +115,7 @@ def joined_by_parent(namespaces: dict[str, str], cgroup: Cgroup) -> tuple[int, .
 def cgroup_path(bundle: Bundle, container: str) -> str:
     """The groups' path below each hierarchy: linux.cgroupsPath, relative ones and the default below /joey."""
     path = bundle.linux.get("cgroupsPath") or container
-    return os.path.normpath(path if path.startswith("/") else f"/joey/{path}")
+    return os.path.normpath(path if path.startswith("/") else f"/{layout.DEFAULT_PARENT}/{path}")
 
 
 def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild) -> list[Step]:
@@ -127,7 +127,7 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
             controller = "devices" if choice.feature == "device-rules" else choice.feature.removeprefix("cgroup.")
             out.append(parent.MountHierarchy(cgroup, controller, path))
     if cgroup.groups or out:
-        out.append(parent.MakeCgroup(cgroup))
+        out.append(parent.MakeCgroup(cgroup, state))
     resources = granted(bundle.resources, plan)
     if resources:
         out.append(parent.LimitCgroup(cgroup, resources))

@@ -31,7 +31,6 @@ def create(
         made.set_plan(plan)
         files.write_atomically(f"{made.folder}/config.json", config_text)
         start = build.steps(bundle, plan, made, options)
-        made.save()
         launch.run_parent(start.parent)
     except BaseException:
         made.forget()

@@ -20,7 +20,7 @@ ENDING = (1, 2, 15)
 class Foreground:
     """Made before the process, so that no signal and no end of a child is missed.
 
-    Until `wait`, the signals that end a program end the making of the container: it is undone.
+    Until `forward`, the signals that end a program end the making of the container: it is undone.
     """
 
     __slots__ = ("_wake_read", "_wake_write")
@@ -38,10 +38,13 @@ class Foreground:
             except KernelError:
                 pass  # before Linux 3.4 orphans of a container without a pid namespace go to the host's init
 
-    def wait(self, pid: int, master: int = -1) -> int:
-        """Forward signals and terminal traffic until `pid` has ended; its exit status, 128 and the signal if killed."""
+    def forward(self) -> None:
+        """From here on every signal is the process's: kept for `wait` to pass on. Called just before it may run."""
         for number in ENDING:
             signals.handle(number, _noted)
+
+    def wait(self, pid: int, master: int = -1) -> int:
+        """Forward signals and terminal traffic until `pid` has ended; its exit status, 128 and the signal if killed."""
         before = None
         relays: list[_Relay] = []
         if master >= 0:

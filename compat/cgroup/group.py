@@ -10,7 +10,7 @@ from .. import files
 from ..constants import SIGKILL
 from ..errors import JoeyError, KernelError
 from . import device_bpf
-from .layout import Hierarchy
+from .layout import DEFAULT_PARENT, Hierarchy
 from .settings import Setting
 
 TYPE_CHECKING = False
@@ -70,6 +70,16 @@ class Cgroup:
             if controller in group.controllers or (controller == "blkio" and "io" in group.controllers):
                 return group
         return None
+
+    def claim(self) -> None:
+        """Note in `made` the directories that `make` will create, so that they can be recorded before they exist."""
+        for group in self.groups:
+            missing = []
+            path = group.path
+            while not os.path.isdir(path):
+                missing.append(path)
+                path = path.rpartition("/")[0]
+            self.made += reversed(missing)
 
     def make(self) -> None:
         """Create every directory, with v1's cpuset filled in and v2's controllers enabled on the way down."""
@@ -245,7 +255,10 @@ class Cgroup:
                 continue
             for directory, _, _ in os.walk(group.path, topdown=False):
                 _remove_directory(directory, deadline)
-        for directory in reversed(self.made):
+        shared = [
+            parent for group in self.groups if (parent := group.path.rpartition("/")[0]).endswith(f"/{DEFAULT_PARENT}")
+        ]
+        for directory in [*reversed(self.made), *shared]:
             try:
                 os.rmdir(directory)
             except OSError:

@@ -9,6 +9,9 @@ from .. import files, libc
 # Where joey mounts v1 hierarchies that nobody mounted (2.6.32 without cgconfig, minimal VMs).
 OWN_MOUNTS = "/run/joey/cgroup"
 
+# The group, at each hierarchy's root, below which containers are that did not choose a path of their own.
+DEFAULT_PARENT = "joey"
+
 # v1 controllers joey places a container in, in the order it does so.
 CONTROLLERS = ("cpuset", "cpu", "cpuacct", "memory", "pids", "blkio", "devices", "freezer", "hugetlb", "net_cls",
                "net_prio", "perf_event", "rdma", "misc")  # fmt: skip

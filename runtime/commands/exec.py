@@ -45,6 +45,8 @@ def run(arguments: Arguments) -> int:
     try:
         if arguments.given("pid-file"):
             files.write_atomically(arguments.text("pid-file"), str(start.clone.pid), 0o644)
+        if foreground:
+            foreground.forward()
         container.release(start.channel)
     except BaseException:
         start.clone.undo()

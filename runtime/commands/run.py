@@ -77,6 +77,8 @@ def run(arguments: Arguments) -> int:
     if made is None:
         return 0
     state, start = made
+    if foreground:
+        foreground.forward()
     try:
         container.release(start.channel)
         container.poststart(state)

@@ -46,10 +46,11 @@ class MountHierarchy(Step):
 class MakeCgroup(Step):
     """Create the container's cgroups."""
 
-    __slots__ = ("cgroup", "ours")
+    __slots__ = ("cgroup", "ours", "state")
 
-    def __init__(self, cgroup: Cgroup) -> None:
+    def __init__(self, cgroup: Cgroup, state: State) -> None:
         self.cgroup = cgroup
+        self.state = state
         self.ours = False  # until then the processes in them are somebody else's
 
     def describe(self) -> str:
@@ -62,6 +63,8 @@ class MakeCgroup(Step):
             if self._in_use(group):
                 raise JoeyError(f"the cgroup {group.path} exists and has processes", "choose another linux.cgroupsPath")
         self.ours = True
+        self.cgroup.claim()
+        self.state.save()  # before they are there: a killed joey's are removed by what was recorded
         self.cgroup.make()
 
     def _in_use(self, group: Group) -> bool:
