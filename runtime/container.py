@@ -110,11 +110,13 @@ def kill_process(container: State) -> None:
 def take_down(container: State) -> None:
     """Kill what is left of a container, remove its cgroups, run its poststop hooks, forget it.
 
-    Works on whatever a killed joey left: half a folder, no process, cgroups without a process. The processes go first:
-    one that outlived its joey, in a hook say, still holds the lock.
+    Works on whatever a killed joey left: half a folder, no process, cgroups without a process.
     """
-    _kill_all(container)
-    held = state.lock(container.folder, seconds=LOCK_SECONDS)
+    try:
+        held = state.lock(container.folder)
+    except StateError:
+        _kill_all(container)  # what another command is at, or a process that outlived its joey, ends with the container
+        held = state.lock(container.folder, seconds=LOCK_SECONDS)
     try:
         _kill_all(container)
         container.cgroup.remove()
