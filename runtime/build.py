@@ -20,7 +20,7 @@ from .bundle import Bundle, is_bind
 from .channel import Channel
 from .launch import run_child
 from .state import State
-from .steps import Step, parent, process, rootfs
+from .steps import Step, console, parent, process, program, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _child_steps(
     out += mounts
     if bundle.process.get("terminal"):
         out.append(
-            rootfs.MakeConsole(
+            console.MakeConsole(
                 root,
                 channel,
                 options.console_socket,
@@ -280,7 +280,7 @@ def process_steps(
     user = what.get("user") or {}
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
     seccomp = _seccomp(bundle, plan)
-    prepare = process.Prepare(what)
+    prepare = program.Prepare(what)
     out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
     if not what.get("terminal"):
         out.append(process.OwnStreams(user.get("uid", 0)))
@@ -297,12 +297,12 @@ def process_steps(
     if no_new_privs:
         out.append(process.SetNoNewPrivs())
     out.append(prepare)
-    out.append(process.ReportReady(channel, listener))
+    out.append(program.ReportReady(channel, listener))
     if bundle.hooks("startContainer") and state.folder:
         out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
     if seccomp and no_new_privs:
         out.append(seccomp)
-    out.append(process.Exec(prepare, signals.blocked()))
+    out.append(program.Exec(prepare, signals.blocked()))
     return out
 
 

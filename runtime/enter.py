@@ -10,7 +10,7 @@ from .bundle import Bundle
 from .channel import Channel
 from .launch import run_child
 from .state import State
-from .steps import Step, parent, process, rootfs
+from .steps import Step, console, parent, process
 
 
 def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, keep_fds: int) -> Start:
@@ -49,7 +49,9 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, k
         child.append(process.JoinNamespaces([name for name in paths if name != "pid"], fds))
     if bundle.process.get("terminal"):
         user = bundle.process.get("user") or {}
-        child.append(rootfs.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0)))
+        child.append(
+            console.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0))
+        )
     hookless = State("", state.id, state.bundle, state.rootfs)
     child += process_steps(bundle, plan, channel, None, hookless)
     before: list[Step] = [clone, *oom_steps(bundle, clone)]

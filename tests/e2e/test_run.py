@@ -405,14 +405,38 @@ def test_a_plain_user_runs_a_rootless_bundle(joey: Joey, bundle: MakeBundle, tmp
     subprocess.run(["chown", "-R", "65534:65534", str(folder)], check=True)
     (tmp_path / "run").mkdir()
     os.chown(tmp_path / "run", 65534, 65534)
-    plain = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/usr/bin/python3", "-P", "-m", "joey"]
+    plain = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-P",
+        "-m",
+        "joey",
+    ]
     command = [*plain, "run", "-b", str(folder), joey.id()]
     environment = {"PYTHONPATH": str(copy), "XDG_RUNTIME_DIR": str(tmp_path / "run"), "HOME": str(tmp_path / "run")}
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
     assert done.stdout.split() == ["0", "joey", "wrote"], done.stderr
-    done = subprocess.run([*plain, "plan", "-b", str(folder), "--json"], capture_output=True, text=True, cwd="/", env=environment, check=False)
+    done = subprocess.run(
+        [*plain, "plan", "-b", str(folder), "--json"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment,
+        check=False,
+    )
     chosen = {item["feature"]: item["mechanism"] for item in json.loads(done.stdout)["features"]}
-    assert (chosen["userns"], chosen["pidns-in-userns"], chosen["device-nodes-in-userns"]) == ("native", "native", "bind")
+    assert (chosen["userns"], chosen["pidns-in-userns"], chosen["device-nodes-in-userns"]) == (
+        "native",
+        "native",
+        "bind",
+    )
     rooted = bundle("true")  # no user namespace: not for a plain user
-    done = subprocess.run([*plain, "plan", "-b", str(rooted)], capture_output=True, text=True, cwd="/", env=environment, check=False)
+    done = subprocess.run(
+        [*plain, "plan", "-b", str(rooted)], capture_output=True, text=True, cwd="/", env=environment, check=False
+    )
     assert (done.returncode, "pidns.clone blocked" in done.stdout) == (1, True)

@@ -1,0 +1,156 @@
+"""The child's last steps: find the program, report ready, wait for the start, exec."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import stat
+
+from ...compat import files, signals
+from ...compat.errors import JoeyError, StepError
+from ..channel import Channel
+from . import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Prepare(Step):
+    """Umask, working directory and the program's place: all that can fail before the start is reported ready."""
+
+    __slots__ = ("argv", "cwd", "env", "own", "program", "umask")
+
+    def __init__(self, process: dict[str, Any]) -> None:
+        self.argv: list[str] = process["args"]
+        self.cwd: str = process["cwd"]
+        self.umask: int = (process.get("user") or {}).get("umask", 0o022)
+        self.env: dict[str, str] = {}
+        self.own = os.stat("/proc/self/exe")
+        for entry in process.get("env") or []:
+            name, equals, value = entry.partition("=")
+            if equals and name:
+                self.env[name] = value
+        self.program = ""
+
+    def describe(self) -> str:
+        return f"go to {self.cwd} and find {self.argv[0]}"
+
+    def run(self) -> None:
+        os.umask(self.umask)
+        try:
+            try:
+                os.chdir(self.cwd)
+            except PermissionError:
+                if os.getcwd() != os.path.normpath(self.cwd):  # where TryWorkingDirectory has been already
+                    raise
+            here = os.getcwd()
+        except OSError as error:
+            raise StepError(f"process.cwd {self.cwd}: {error.strerror}") from None
+        if not here.startswith("/"):
+            raise StepError(f"process.cwd {self.cwd}: is outside of the root file system")
+        self.env.setdefault("HOME", home_of(os.geteuid()))
+        self.program = find_program(self.argv[0], self.env.get("PATH", DEFAULT_PATH))
+        self._refuse_own_executable()
+
+    def _refuse_own_executable(self) -> None:
+        """A program or script that is run by /proc/self/exe would be joey's interpreter (CVE-2019-5736)."""
+        try:
+            fd = os.open(self.program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            head = os.read(fd, 256)
+            os.close(fd)
+        except OSError:
+            head = b""  # executable and not readable: no script then
+        used = [self.program]
+        if head.startswith(b"#!"):
+            words = head[2:].split(b"\n", 1)[0].split()
+            used += [os.fsdecode(words[0])] if words else []
+        for path in used:
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue  # execve tells
+            if (status.st_dev, status.st_ino) == (self.own.st_dev, self.own.st_ino):
+                raise StepError(f'exec: "{self.argv[0]}": is joey\'s own executable', slug="not-executable")
+
+
+def home_of(uid: int) -> str:
+    """The home directory of a user by the container's /etc/passwd; "/" where it can't be told."""
+    try:
+        for line in files.read_text("/etc/passwd", 1 << 20).splitlines():
+            fields = line.split(":")
+            if len(fields) > 5 and fields[2] == str(uid) and fields[5].startswith("/"):
+                return fields[5]
+    except (OSError, JoeyError):
+        return "/"
+    return "/"
+
+
+def find_program(name: str, path: str) -> str:
+    """The file to execute. Raises StepError in the words podman and docker turn into statuses 126 and 127."""
+    candidates = [name] if "/" in name else [f"{directory or '.'}/{name}" for directory in path.split(":")]
+    problem = ""
+    for candidate in candidates:
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError as error:
+            if "/" in name:
+                reason = os.strerror(error.errno or 0).lower()
+                raise StepError(f'exec: "{name}": stat {name}: {reason}', slug="not-found") from None
+            continue
+        if stat.S_ISDIR(mode):
+            problem = problem or ("is a directory" if "/" in name else "")
+        elif os.access(candidate, os.X_OK, effective_ids=True):
+            return candidate
+        else:
+            problem = "permission denied"
+    if problem:
+        raise StepError(f'exec: "{name}": {problem}', slug="not-executable")
+    raise StepError(f'exec: "{name}": executable file not found in $PATH', slug="not-found")
+
+
+class ReportReady(Step):
+    """Report that everything is prepared; for `create`, wait on the start socket until `joey start` connects."""
+
+    __slots__ = ("channel", "listener")
+
+    def __init__(self, channel: Channel, listener: _socket.socket | None) -> None:
+        self.channel = channel
+        self.listener = listener
+
+    def describe(self) -> str:
+        return "report ready and wait for `joey start`" if self.listener else "report ready and wait for joey"
+
+    def run(self) -> None:
+        self.channel.send(b"ready")
+        self.channel.wait_for_go()
+        if self.listener:
+            connection, _ = self.listener._accept()  # type: ignore[attr-defined]
+            self.channel.switch(_socket.socket(fileno=connection))
+            self.listener.close()
+
+    def keeps(self) -> list[int]:
+        return [self.listener.fileno()] if self.listener else []
+
+
+class Exec(Step):
+    """Replace this process by the container's program."""
+
+    __slots__ = ("prepared", "signal_mask")
+
+    def __init__(self, prepared: Prepare, signal_mask: frozenset[int]) -> None:
+        self.prepared = prepared
+        self.signal_mask = signal_mask
+
+    def describe(self) -> str:
+        return "exec " + " ".join(self.prepared.argv)
+
+    def run(self) -> None:
+        signals.restore_for_exec(self.signal_mask)
+        try:
+            os.execve(self.prepared.program, self.prepared.argv, self.prepared.env)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise StepError(f'exec: "{self.prepared.argv[0]}": {reason}', slug="not-executable") from None
