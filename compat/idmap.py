@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import files
+from . import files, libc
+from .constants import CLONE_NEWUSER, SIGCHLD
 from .errors import JoeyError, KernelError
 
 Mapping = tuple[int, int, int]  # container id, host id, size
@@ -26,6 +27,23 @@ def write_maps(pid: int, uids: list[Mapping], gids: list[Mapping]) -> None:
         return
     _by_helper("newuidmap", pid, uids)
     _by_helper("newgidmap", pid, gids)
+
+
+def user_namespace(uids: list[Mapping], gids: list[Mapping]) -> int:
+    """A descriptor of a user namespace with these maps and no process, as id-mapped mounts take it. Needs root."""
+    read_end, write_end = os.pipe()
+    pid = libc.clone(CLONE_NEWUSER | SIGCHLD)
+    if pid == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    try:
+        write_maps(pid, uids, gids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(write_end)
+        os.waitpid(pid, 0)
 
 
 def _only_self(mappings: list[Mapping], own: int) -> bool:

@@ -26,10 +26,12 @@ _NUMBERS = {
     "x86_64": {
         "clone": 56, "pivot_root": 155, "setns": 308, "capget": 125, "capset": 126, "seccomp": 317, "bpf": 321,
         "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 250, "close_range": 436,
+        "sched_setattr": 314, "ioprio_set": 251, "clone3": 435,
     },
     "aarch64": {
         "clone": 220, "pivot_root": 41, "setns": 268, "capget": 90, "capset": 91, "seccomp": 277, "bpf": 280,
         "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 219, "close_range": 436,
+        "sched_setattr": 274, "ioprio_set": 30, "clone3": 435,
     },
 }  # fmt: skip
 
@@ -61,6 +63,8 @@ _sethostname = _prototype("sethostname", c_char_p, ctypes.c_size_t)
 _setdomainname = _prototype("setdomainname", c_char_p, ctypes.c_size_t)
 _prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _personality = _prototype("personality", c_ulong)
+_inotify_init1 = _prototype("inotify_init1", c_int)
+_inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
 _clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, library=_locked)
 _pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
 _setns = _numbered("setns", c_int, c_int)
@@ -71,6 +75,9 @@ _bpf = _numbered("bpf", c_int, c_void_p, c_uint)
 _openat2 = _numbered("openat2", c_int, c_char_p, c_void_p, ctypes.c_size_t)
 _open_tree = _numbered("open_tree", c_int, c_char_p, c_uint)
 _move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
+_sched_setattr = _numbered("sched_setattr", c_int, c_void_p, c_uint)
+_ioprio_set = _numbered("ioprio_set", c_int, c_int, c_int)
+_fstatfs = _prototype("fstatfs", c_int, c_void_p)
 _mount_setattr = _numbered("mount_setattr", c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
 _keyctl = _numbered("keyctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
@@ -143,6 +150,17 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return _check(f"prctl({PRCTL_NAMES.get(option, option)})" if result < 0 else "prctl", result)
 
 
+def inotify_watch(path: str, events: int) -> int:
+    """A non-blocking inotify descriptor that watches one file for IN_* `events`. Source: inotify(7), Linux 2.6.27."""
+    fd = _check("inotify_init1", _inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    try:
+        _check("inotify_add_watch", _inotify_add_watch(fd, os.fsencode(path), events), path)
+    except KernelError:
+        os.close(fd)
+        raise
+    return fd
+
+
 def personality(persona: int) -> int:
     """Set the execution domain; returns the previous one. Source: personality(2)."""
     return _check("personality", _personality(persona))
@@ -166,6 +184,39 @@ def seccomp(operation: int, flags: int, argument: ctypes.Structure | ctypes.c_ui
 def bpf(command: int, attributes: ctypes.Structure) -> int:
     """Source: bpf(2)."""
     return _check("bpf", _bpf(command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+
+
+class SchedAttr(ctypes.Structure):
+    """struct sched_attr, version 0, <linux/sched/types.h>; times in ns."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("sched_policy", ctypes.c_uint32),
+        ("sched_flags", ctypes.c_uint64),
+        ("sched_nice", ctypes.c_int32),
+        ("sched_priority", ctypes.c_uint32),
+        ("sched_runtime", ctypes.c_uint64),
+        ("sched_deadline", ctypes.c_uint64),
+        ("sched_period", ctypes.c_uint64),
+    )
+
+
+def sched_setattr(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> None:
+    """Scheduling of the calling thread. Source: sched_setattr(2), Linux 3.14."""
+    attr = SchedAttr(ctypes.sizeof(SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
+    _check("sched_setattr", _sched_setattr(0, ctypes.byref(attr), 0))
+
+
+def ioprio_set(io_class: int, priority: int) -> None:
+    """I/O class (1 real-time, 2 best-effort, 3 idle) and priority (0-7) of the caller. ioprio_set(2), Linux 2.6.13."""
+    _check("ioprio_set", _ioprio_set(1, 0, io_class << 13 | priority))
+
+
+def fs_type(fd: int) -> int:
+    """f_type of the file system that `fd` is on. Source: fstatfs(2)."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
+    _check("fstatfs", _fstatfs(fd, buffer))
+    return ctypes.c_long.from_buffer(buffer).value
 
 
 class OpenHow(ctypes.Structure):
@@ -192,6 +243,11 @@ def open_tree(dir_fd: int, path: str, flags: int) -> int:
 def move_mount(from_fd: int, to_path: str, flags: int = 4) -> None:
     """Attach a detached mount at `to_path`; flags 4 is MOVE_MOUNT_F_EMPTY_PATH. Source: move_mount(2), Linux 5.2."""
     _check("move_mount", _move_mount(from_fd, b"", AT_FDCWD, os.fsencode(to_path), flags), to_path)
+
+
+def move_mount_onto(from_fd: int, to_fd: int) -> None:
+    """Attach a detached mount where `to_fd` is open: MOVE_MOUNT_F_EMPTY_PATH and _T_EMPTY_PATH. move_mount(2)."""
+    _check("move_mount", _move_mount(from_fd, b"", to_fd, b"", 0x04 | 0x40))
 
 
 class MountAttr(ctypes.Structure):

@@ -119,14 +119,18 @@ ATTR_TO_FLAG = {
     MOUNT_ATTR_NOSYMFOLLOW: MS_NOSYMFOLLOW,
 }
 
-# Words of the runtime-spec that joey knows and can't do yet: refused by name, never passed to the kernel as data.
-UNSUPPORTED = ("idmap", "ridmap", "tmpcopyup")
+# Words of the runtime-spec that are no flags of the kernel.
+IDMAP = ("idmap", "ridmap")
+TMPCOPYUP = "tmpcopyup"
 
 
 class MountOptions:
-    """A mount's option words, sorted: flags to set and clear, propagation changes, attributes, data, the rest."""
+    """A mount's option words, sorted: flags to set and clear, propagation changes, attributes, data.
 
-    __slots__ = ("attr_clear", "attr_set", "clear", "data", "flags", "propagation", "unsupported")
+    `idmap` is "", "idmap" (this mount) or "ridmap" (the tree); `copy_up`: a tmpfs starts with what it covers.
+    """
+
+    __slots__ = ("attr_clear", "attr_set", "clear", "copy_up", "data", "flags", "idmap", "propagation")
 
     def __init__(self, words: list[str]) -> None:
         self.flags = 0
@@ -134,7 +138,8 @@ class MountOptions:
         self.attr_set = 0
         self.attr_clear = 0
         self.propagation: list[int] = []
-        self.unsupported: list[str] = []
+        self.idmap = ""
+        self.copy_up = False
         data = []
         for word in words:
             if word in FLAGS:
@@ -147,8 +152,10 @@ class MountOptions:
                 set_, clear = RECURSIVE[word]
                 self.attr_set = (self.attr_set & ~clear) | set_
                 self.attr_clear = (self.attr_clear & ~set_) | clear
-            elif word in UNSUPPORTED:
-                self.unsupported.append(word)
+            elif word in IDMAP:
+                self.idmap = word
+            elif word == TMPCOPYUP:
+                self.copy_up = True
             else:
                 data.append(word)
         self.data = ",".join(data)

@@ -163,9 +163,37 @@ _TABLE = (
         for name, title, lost in (
             ("tsync", "seccomp flag TSYNC", "none: joey's process has one thread when the filter is installed"),
             ("log-flag", "seccomp flag LOG", "denials are not logged"),
+            ("wait-killable", "seccomp flag WAIT_KILLABLE_RECV", "a signal has a call notified again"),
             ("spec-allow", "seccomp flag SPEC_ALLOW", "speculation stays restricted: slower, not weaker"),
         )
     ),
+    Feature("seccomp.notify", "seccomp notification", True, Mechanism("native", ("seccomp.notify",))),
+    Feature("seccomp.log-action", "seccomp action LOG", True, Mechanism("native", ("seccomp.log",))),
+    Feature(
+        "seccomp.kill-process", "seccomp action KILL_PROCESS", True,
+        Mechanism("native", ("seccomp.kill-process",)),
+        Mechanism("kill-thread", (), "only the thread that made a forbidden call is killed, not its process"),
+    ),
+    Feature(
+        "apparmor", "an AppArmor profile", True,
+        Mechanism("native", ("lsm.apparmor",)),
+        Mechanism("none", (), "no AppArmor profile confines the process", weaker=True),
+    ),
+    Feature(
+        "selinux", "SELinux labels", True,
+        Mechanism("native", ("lsm.selinux",)),
+        Mechanism("none", (), "no SELinux label confines the process or its mounts", weaker=True),
+    ),
+    Feature(
+        "scheduler", "a scheduling policy", False,
+        Mechanism("sched_setattr", ("syscall.sched_setattr",)),
+        Mechanism("sched_setscheduler"),
+    ),
+    Feature(
+        "scheduler-deadline", "the deadline policy or scheduler flags", False,
+        Mechanism("sched_setattr", ("syscall.sched_setattr",)),
+    ),
+    Feature("id-mapped-mounts", "id-mapped mounts", False, Mechanism("native", ("mount.idmapped",))),
     Feature(
         "no-new-privs", "no_new_privs", True,
         Mechanism("prctl", ("no-new-privs",)),
@@ -208,6 +236,12 @@ _TABLE = (
     _knob("cgroup.memory.swap", "swap limit"),
     _knob("cgroup.memory.swappiness", "swappiness"),
     _knob("cgroup.memory.kmem-tcp", "TCP buffer limit"),
+    Feature(
+        "cgroup.memory.kmem", "kernel memory limit", False,
+        Mechanism("native", ("cgroup.memory.kmem",)),
+        Mechanism("none", (), "kernel memory has no limit of its own, only that of all memory"),
+    ),
+    _knob("cgroup.memory.oom-disable", "disabled OOM killer"),
     _knob("cgroup.blkio.throttle", "disk throttle"),
     _knob("cgroup.blkio.weight", "disk weight"),
     Feature("cgroup.unified", "cgroup v2 settings", True, Mechanism("v2", ("cgroup.v2",))),

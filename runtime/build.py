@@ -11,7 +11,15 @@ import os
 from ..compat import signals
 from ..compat.cgroup import layout
 from ..compat.cgroup.group import Cgroup
-from ..compat.constants import CLONE_NEWCGROUP, CLONE_NEWTIME, MS_NOSUID, MS_RDONLY
+from ..compat.constants import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWTIME,
+    MS_NOSUID,
+    MS_RDONLY,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_FILTER_FLAG_TSYNC,
+    SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
+)
 from ..compat.mountflags import MountOptions
 from ..compat.namespaces import NAMESPACES
 from ..compat.rootpath import Root
@@ -19,6 +27,7 @@ from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
 from .channel import Channel
 from .launch import run_child
+from .needs import SECCOMP_FLAGS
 from .state import State
 from .steps import Step, console, parent, process, program, rootfs
 
@@ -74,6 +83,11 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
     channel = Channel()
     listener = state.listen() if options.wait_for_start and os.path.isdir(state.folder) else None
     late = [name for name in ("cgroup", "time") if bundle.creates(name)]
+    offsets = time_offsets(bundle)
+    by_parent = None
+    if "time" in late and os.geteuid() == 0:
+        by_parent = parent.MakeTimeNamespace(offsets)
+        late.remove("time")
     if plan.mechanism("cgroupns") == "none":
         late = [name for name in late if name != "cgroup"]
     flags = 0
@@ -89,10 +103,32 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         run_child(channel, tuple(child), root.created, options.keep_fds)
 
     clone = parent.CloneChild(channel, flags, paths, body, bundle.rootfs)
+    if by_parent:
+        clone.after = by_parent.leave
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
     state.cgroup = cgroup_of(bundle, state.id, plan)
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener)
-    return Start(tuple(_parent_steps(bundle, plan, state, clone)), tuple(child), channel, clone)
+    before: list[Step] = [by_parent] if by_parent else []
+    before += _id_mapped(bundle, child)
+    return Start(tuple(_parent_steps(bundle, plan, state, clone, before)), tuple(child), channel, clone)
+
+
+def time_offsets(bundle: Bundle) -> str:
+    """The lines of /proc/PID/timens_offsets for linux.timeOffsets. Source: time_namespaces(7)."""
+    return "".join(
+        f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}\n"
+        for clock, offset in (bundle.linux.get("timeOffsets") or {}).items()
+    )
+
+
+def _id_mapped(bundle: Bundle, child: list[Step]) -> list[Step]:
+    """The parent's steps for id-mapped mounts, which need privilege over the source's file system."""
+    out: list[Step] = []
+    for step in child:
+        if isinstance(step, rootfs.MountEntry) and (step.options.idmap or step.entry.get("uidMappings")):
+            source: dict[str, Any] = step.entry if step.entry.get("uidMappings") else bundle.linux
+            out.append(parent.OpenIdMapped(step, map_lines(source, "uidMappings"), map_lines(source, "gidMappings")))
+    return out
 
 
 def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
@@ -118,7 +154,7 @@ def cgroup_path(bundle: Bundle, container: str) -> str:
     return os.path.normpath(path if path.startswith("/") else f"/{layout.DEFAULT_PARENT}/{path}")
 
 
-def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild) -> list[Step]:
+def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild, before: list[Step]) -> list[Step]:
     cgroup = state.cgroup
     out: list[Step] = []
     path = cgroup_path(bundle, state.id)
@@ -132,13 +168,14 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
     if resources:
         out.append(parent.LimitCgroup(cgroup, resources))
     if plan.mechanism("device-rules") not in ("", "none"):
-        rules = [*(bundle.resources.get("devices") or []), *DEFAULT_DEVICE_RULES, *_rules_of(bundle)]
-        out.append(parent.LimitDevices(cgroup, rules))
+        out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
+    out += before
     out.append(clone)
     out.append(parent.RecordPid(state, clone))
     out += oom_steps(bundle, clone)
     if bundle.creates("user"):
-        out.append(parent.WriteIdMaps(clone, mappings(bundle, "uidMappings"), mappings(bundle, "gidMappings")))
+        lines = (map_lines(bundle.linux, "uidMappings"), map_lines(bundle.linux, "gidMappings"))
+        out.append(parent.WriteIdMaps(clone, *lines))
         out.append(parent.Release(clone, "use its ids"))
     if "user" in bundle.namespaces and bundle.process.get("rlimits"):
         out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
@@ -188,7 +225,7 @@ def _child_steps(
         flags = 0
         for name in late:
             flags |= NAMESPACES[name][0]
-        out += [*placed, process.UnshareLate(flags)]
+        out += [*placed, process.UnshareLate(flags, time_offsets(bundle) if "time" in late else "")]
         placed = []
     if bundle.config.get("hostname") or bundle.config.get("domainname"):
         out.append(process.NameHost(bundle.config.get("hostname", ""), bundle.config.get("domainname", "")))
@@ -237,7 +274,8 @@ def _mount_steps(
         if entry.get("type") in ("cgroup", "cgroup2") and not is_bind(entry):
             out.append(rootfs.MountCgroups(root, entry, state.cgroup, cgroupns))
             continue
-        step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra)
+        label = bundle.linux.get("mountLabel", "") if plan.mechanism("selinux") == "native" else ""
+        step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra, label)
         out.append(step)
         if entry.get("type") == "tmpfs" and MountOptions(entry.get("options") or []).flags & MS_RDONLY:
             read_only.append(step.destination)
@@ -279,9 +317,17 @@ def process_steps(
     what = bundle.process
     user = what.get("user") or {}
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
-    seccomp = _seccomp(bundle, plan)
+    seccomp = _seccomp(bundle, plan, channel)
     prepare = program.Prepare(what)
     out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
+    if what.get("scheduler") or what.get("ioPriority"):
+        from .steps.scheduling import scheduling_steps
+
+        out += scheduling_steps(what, plan.mechanism("scheduler") or plan.mechanism("scheduler-deadline"))
+    if bundle.linux.get("personality"):
+        from .steps.scheduling import SetPersonality
+
+        out.append(SetPersonality(bundle.linux["personality"]["domain"]))
     if not what.get("terminal"):
         out.append(process.OwnStreams(user.get("uid", 0)))
     if seccomp and not no_new_privs:
@@ -300,27 +346,44 @@ def process_steps(
     out.append(program.ReportReady(channel, listener))
     if bundle.hooks("startContainer") and state.folder:
         out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
+    out += _label_steps(bundle, plan)
     if seccomp and no_new_privs:
         out.append(seccomp)
     out.append(program.Exec(prepare, signals.blocked()))
     return out
 
 
-def _seccomp(bundle: Bundle, plan: Plan) -> process.InstallSeccomp | None:
+def _label_steps(bundle: Bundle, plan: Plan) -> list[Step]:
+    """The security modules' labels; the plan has refused them, or let them go, where the module is not there."""
+    out: list[Step] = []
+    for feature, field in (("apparmor", "apparmorProfile"), ("selinux", "selinuxLabel")):
+        value = bundle.process.get(field)
+        if value and plan.mechanism(feature) == "native":
+            from .steps import labels
+
+            if feature == "apparmor":
+                out.append(labels.LabelExec(f"process.{field}", labels.APPARMOR, f"exec {value}"))
+            else:
+                out.append(labels.LabelExec(f"process.{field}", labels.SELINUX, value))
+    return out
+
+
+def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSeccomp | None:
     section = bundle.linux.get("seccomp")
     if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
         return None
     from ..compat.seccomp.profile import compile_profile
-    from ..compat.seccomp.words import FLAGS
+    from ..compat.seccomp.words import FLAGS, notifies
 
     flags = 0
     for name in section.get("flags") or []:
-        feature = {"TSYNC": "seccomp.tsync", "LOG": "seccomp.log-flag", "SPEC_ALLOW": "seccomp.spec-allow"}[
-            name.removeprefix("SECCOMP_FILTER_FLAG_")
-        ]
-        if plan.mechanism(feature) == "native":
+        if plan.mechanism(SECCOMP_FLAGS[name]) == "native":
             flags |= FLAGS[name]
-    return process.InstallSeccomp(compile_profile(section), flags)
+    if notifies(section):
+        flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
+        if flags & SECCOMP_FILTER_FLAG_TSYNC:
+            flags |= SECCOMP_FILTER_FLAG_TSYNC_ESRCH  # without it the two can't go together (Linux 5.7)
+    return process.InstallSeccomp(compile_profile(section), flags, channel)
 
 
 def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
@@ -339,6 +402,8 @@ def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
         ("cpu", ("realtimeRuntime", "realtimePeriod"), "cgroup.cpu.realtime"),
         ("memory", ("swap",), "cgroup.memory.swap"),
         ("memory", ("swappiness",), "cgroup.memory.swappiness"),
+        ("memory", ("kernel",), "cgroup.memory.kmem"),
+        ("memory", ("disableOOMKiller",), "cgroup.memory.oom-disable"),
         ("memory", ("kernelTCP",), "cgroup.memory.kmem-tcp"),
         ("network", ("classID",), "cgroup.net_cls"),
         ("network", ("priorities",), "cgroup.net_prio"),
@@ -351,20 +416,21 @@ def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
     return {key: value for key, value in out.items() if value}
 
 
-def mappings(bundle: Bundle, key: str) -> list[tuple[int, int, int]]:
+def map_lines(section: dict[str, Any], key: str) -> list[tuple[int, int, int]]:
     """An id map's lines: (inside, outside, count)."""
-    return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in bundle.linux.get(key) or []]
+    return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in section.get(key) or []]
 
 
 def maps_root(bundle: Bundle, key: str) -> bool:
     """Whether id 0 exists inside the new user namespace."""
-    return any(inside <= 0 < inside + count for inside, _, count in mappings(bundle, key))
+    return any(inside <= 0 < inside + count for inside, _, count in map_lines(bundle.linux, key))
 
 
-def _rules_of(bundle: Bundle) -> list[dict[str, Any]]:
-    """Devices the bundle makes are devices it may use."""
-    return [
+def device_rules(asked: list[dict[str, Any]], bundle: Bundle) -> list[dict[str, Any]]:
+    """The rules in their order: those asked for, the default devices', and those of the devices the bundle makes."""
+    made = [
         {"allow": True, "type": device["type"], "major": device["major"], "minor": device["minor"], "access": "rwm"}
         for device in bundle.linux.get("devices") or []
         if device["type"] != "p"
     ]
+    return [*asked, *DEFAULT_DEVICE_RULES, *made]

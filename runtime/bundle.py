@@ -19,9 +19,8 @@ CONFIG_LIMIT = 8 << 20
 
 # Fields that joey knows and does not do yet: refused by name, because ignoring them would be a silent loss.
 UNSUPPORTED = {
-    "process": ("scheduler", "ioPriority", "execCPUAffinity", "apparmorProfile", "selinuxLabel", "commandLine"),
-    "linux": ("intelRdt", "mountLabel", "personality", "timeOffsets", "memoryPolicy", "netDevices"),
-    "linux.seccomp": ("listenerPath", "listenerMetadata"),
+    "process": ("commandLine",),
+    "linux": ("intelRdt", "memoryPolicy", "netDevices"),
     "": ("solaris", "windows", "vm", "zos"),
 }
 
@@ -141,6 +140,21 @@ def check_process(process: dict[str, Any]) -> None:
         if limit["soft"] > limit["hard"]:
             raise BundleError(f"{field}.soft", f"{limit['soft']} is above the hard limit {limit['hard']}")
         seen.add(limit["type"])
+    _check_scheduler(process.get("scheduler") or {})
+
+
+def _check_scheduler(scheduler: dict[str, Any]) -> None:
+    policy = scheduler.get("policy", "")
+    field = "process.scheduler"
+    deadline = [name for name in ("runtime", "deadline", "period") if scheduler.get(name)]
+    if policy != "SCHED_DEADLINE" and deadline:
+        raise BundleError(f"{field}.{deadline[0]}", f"goes with SCHED_DEADLINE, not with {policy}")
+    if scheduler.get("priority") and policy not in ("SCHED_FIFO", "SCHED_RR"):
+        raise BundleError(f"{field}.priority", f"goes with SCHED_FIFO and SCHED_RR, not with {policy}")
+    if scheduler.get("nice") and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
+        raise BundleError(f"{field}.nice", f"goes with SCHED_OTHER and SCHED_BATCH, not with {policy}")
+    if policy == "SCHED_ISO":
+        raise BundleError(f"{field}.policy", "SCHED_ISO is in no Linux kernel", "choose another policy")
 
 
 def unknown_capabilities(process: dict[str, Any]) -> list[str]:
@@ -182,6 +196,10 @@ def _check_linux(bundle: Bundle) -> None:
         from ..compat.seccomp.words import check as check_seccomp
 
         check_seccomp(bundle.linux["seccomp"])
+    if (bundle.linux.get("personality") or {}).get("flags"):
+        raise BundleError("linux.personality.flags", "no flags are defined by the runtime-spec", "leave them out")
+    if bundle.linux.get("timeOffsets") and not bundle.creates("time"):
+        raise BundleError("linux.timeOffsets", "needs a new time namespace")
     path = bundle.linux.get("cgroupsPath", "")
     if ".." in path.split("/"):
         raise BundleError("linux.cgroupsPath", f'"{path}" leaves the hierarchy by ".."')
@@ -227,13 +245,19 @@ def _check_sysctl(name: str, bundle: Bundle) -> None:
 
 
 def _check_mount(mount: dict[str, Any], field: str, bundle: Bundle) -> None:
-    if mount.get("uidMappings") or mount.get("gidMappings"):
-        raise BundleError(f"{field}.uidMappings", "id-mapped mounts are not supported", "remove it to run without")
     options = MountOptions(mount.get("options") or [])
-    if options.unsupported:
+    mapped = bool(mount.get("uidMappings") or mount.get("gidMappings"))
+    if (mapped or options.idmap) and not is_bind(mount):
+        raise BundleError(f"{field}.uidMappings", "only bind mounts can be id-mapped")
+    if mapped and not (mount.get("uidMappings") and mount.get("gidMappings")):
+        raise BundleError(f"{field}.uidMappings", "needs gidMappings beside it, and the other way round")
+    if options.idmap and not mapped and not bundle.creates("user"):
         raise BundleError(
-            f"{field}.options", f'"{options.unsupported[0]}" is not supported', "remove it to run without"
+            f"{field}.options",
+            f'"{options.idmap}" without uidMappings takes those of linux.uidMappings: there are none',
         )
+    if options.copy_up and mount.get("type") != "tmpfs":
+        raise BundleError(f"{field}.options", '"tmpcopyup" is for tmpfs mounts')
     if os.path.normpath("/" + mount["destination"]).strip("/") == "":
         raise BundleError(f"{field}.destination", "is the root itself", "use root.path and root.readonly")
     if is_bind(mount):

@@ -1,6 +1,7 @@
 """The socket between joey and a starting container: one message a packet.
 
-Child to parent: b"mounted", b"ready", b"console" with a descriptor, b"error" and JSON. Parent to child: b"go".
+Child to parent: b"mounted", b"ready", b"console" and b"listener" with a descriptor, b"error" and JSON. Parent to
+child: b"go".
 End of file from the child is a successful exec (the socket is close-on-exec); end of file from the parent means that
 joey died: the child ends itself.
 """
@@ -15,6 +16,7 @@ from ..compat.errors import JoeyError, StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 MESSAGE_LIMIT = 1 << 16
@@ -23,12 +25,13 @@ MESSAGE_LIMIT = 1 << 16
 class Channel:
     """Both ends of a SOCK_SEQPACKET pair; after the clone each side keeps one."""
 
-    __slots__ = ("_child", "_parent", "master", "socket")
+    __slots__ = ("_child", "_parent", "master", "on_listener", "socket")
 
     def __init__(self) -> None:
         self._parent, self._child = _pair()
         self.socket = self._parent
         self.master = -1  # the terminal's master, once the child sent it
+        self.on_listener: Callable[[int], None] | None = None  # takes the seccomp listener's descriptor
 
     def keep_parent(self) -> None:
         self._child.close()
@@ -95,7 +98,13 @@ class Channel:
         except ConnectionResetError:
             # the child ended with a word of ours unread; the kernel tells that once, before what the child had sent
             message, fd = terminal.receive_fd(self.socket, MESSAGE_LIMIT)
-        if fd >= 0:
+        if message == b"listener":
+            try:
+                if self.on_listener:
+                    self.on_listener(fd)
+            finally:
+                os.close(fd)
+        elif fd >= 0:
             self.master = fd
         if message.startswith(b"error"):
             raise _step_error(jsonio.loads(message[5:].decode()))

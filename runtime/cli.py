@@ -27,7 +27,13 @@ COMMANDS = {
         "exec": ("exec", "run a process in a running container"),
         "list": ("list", "list containers"),
         "ps": ("ps", "list the processes of a container"),
+        "pause": ("pause", "stop every process of a container where it is"),
+        "resume": ("resume", "let a paused container go on"),
+        "update": ("update", "change the limits of a container"),
+        "events": ("events", "print a container's counters, and tell when it ran out of memory"),
         "spec": ("spec", "write a config.json to start from"),
+        "features": ("features", "print what joey can do on this machine, as the runtime-spec asks"),
+        "version": ("version", "print the version"),
     },
 }
 
@@ -37,6 +43,8 @@ GLOBAL_OPTIONS = (
     Option("--log-format", "FORMAT", "format of the log: text or json", default="text"),
     Option("--debug", "", "print each step of a start as it runs"),
     Option("--policy", "POLICY", "strict: refuse weaker protection; permissive: go on and say what is lost"),
+    Option("--systemd-cgroup", "", "refused: joey has no systemd cgroup driver"),
+    Option("--rootless", "WORD", "true, false or auto: accepted for runc's clients; joey looks for itself"),
     Option("--version -v", "", "print the version"),
     Option("--help -h", "", "print this help, or a command's: joey COMMAND --help"),
 )
@@ -65,13 +73,21 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     shared = parse(GLOBAL_OPTIONS, argv, stop_at_word=True, hint=HELP_HINT)
     if shared.switch("version"):
-        print(f"joey version {__version__}\nspec: 1.2.0")
+        print(version(), end="")
         return 0
     if not shared.words:
         if shared.switch("help"):
             print(_help(), end="")
             return 0
         raise UsageError("no command given", HELP_HINT)
+    if shared.switch("systemd-cgroup"):
+        raise UsageError(
+            "--systemd-cgroup: joey has no systemd cgroup driver",
+            "use the cgroupfs driver: podman --cgroup-manager cgroupfs; containerd SystemdCgroup = false; "
+            'docker "exec-opts": ["native.cgroupdriver=cgroupfs"]',
+        )
+    if shared.text("rootless") not in ("", "true", "false", "auto"):
+        raise UsageError(f'--rootless: unknown value "{shared.text("rootless")}"', "values: true, false, auto")
     if shared.text("log-format") not in ("text", "json"):
         raise UsageError(f'--log-format: unknown format "{shared.text("log-format")}"', "formats: text, json")
     log.configure(shared.text("log"), shared.text("log-format"), shared.switch("debug"))
@@ -93,6 +109,11 @@ def _main(argv: list[str]) -> int:
         raise UsageError(f"usage: joey {name} {command.words}".rstrip() + f" ({count} given)", hint)
     arguments.shared = shared
     return command.run(arguments)
+
+
+def version() -> str:
+    """What --version prints, in runc's form."""
+    return f"joey version {__version__}\nspec: 1.2.0\n"
 
 
 def load(name: str) -> Command:

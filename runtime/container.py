@@ -31,6 +31,7 @@ def create(
         made.set_plan(plan)
         files.write_atomically(f"{made.folder}/config.json", config_text)
         start = build.steps(bundle, plan, made, options)
+        listen_for_seccomp(start, bundle, made, "creating")
         launch.run_parent(start.parent)
     except BaseException:
         made.forget()
@@ -51,6 +52,14 @@ def _check_terminal(bundle: Bundle, options: Options) -> None:
         raise UsageError("--console-socket needs a detached container: use create, or --detach")
 
 
+def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) -> None:
+    """Have the seccomp listener of a start handed to the bundle's agent, where there is one."""
+    if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
+        from .listener import forwarder
+
+        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
+
+
 def release(channel: Channel) -> None:
     """Let the prepared process exec, and wait until it has. Raises StepError when the exec failed."""
     channel.send(b"go")
@@ -66,6 +75,10 @@ def start(container: State) -> None:
             raise StateError(f"cannot start a container that is {status}: {container.id}", slug="not-created")
         path = f"{container.folder}/{START_SOCKET}"
         channel = Channel()
+        if (container.config().linux.get("seccomp") or {}).get("listenerPath"):
+            from .listener import forwarder
+
+            channel.on_listener = forwarder(container.config(), container, lambda: container.pid, "created")
         channel.switch(terminal.connect_unix(path))
         os.unlink(path)  # connected is started, whatever becomes of this joey
         try:

@@ -13,9 +13,16 @@ from .state import State
 from .steps import Step, console, parent, process
 
 
-def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, keep_fds: int) -> Start:
-    """The steps of one exec. `bundle.process` is the process to run; everything else is the container's."""
+def enter_steps(
+    state: State, bundle: Bundle, plan: Plan, console_socket: str, keep_fds: int, sub_groups: dict[str, str]
+) -> Start:
+    """The steps of one exec. `bundle.process` is the process to run; everything else is the container's.
+
+    `sub_groups` are groups below the container's own to run it in: controller (or "" for all) -> relative path.
+    """
     channel = Channel()
+    cgroup = state.cgroup.below(sub_groups)
+    cgroup.beside = 0 if sub_groups else state.pid
     paths = {}
     for name, (_, file) in NAMESPACES.items():
         path = f"/proc/{state.pid}/ns/{file}"
@@ -35,13 +42,22 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, k
 
     clone = parent.CloneChild(channel, 0, paths, body, state.rootfs)
     clone.verify = verify
-    by_parent = joined_by_parent(paths, state.cgroup)
+    by_parent = joined_by_parent(paths, cgroup)
     if by_parent:
         child.append(process.WaitForParent(channel))
     child.append(process.NewSession())
     if 1 not in by_parent:
-        child.append(process.EnterCgroups(state.cgroup))
+        child.append(process.EnterCgroups(cgroup))
+    affinity = bundle.process.get("execCPUAffinity") or {}
+    if affinity.get("initial"):
+        from .steps.scheduling import SetAffinity
+
+        child.insert(0, SetAffinity(affinity["initial"]))
     child += oom_steps(bundle, None)
+    if affinity.get("final"):
+        from .steps.scheduling import SetAffinity
+
+        child.append(SetAffinity(affinity["final"]))
     child.append(process.HideFromTracers())
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         child.append(process.SetRlimits(bundle.process["rlimits"]))
@@ -56,7 +72,7 @@ def enter_steps(state: State, bundle: Bundle, plan: Plan, console_socket: str, k
     child += process_steps(bundle, plan, channel, None, hookless)
     before: list[Step] = [clone, *oom_steps(bundle, clone)]
     if by_parent:
-        before.append(parent.JoinCgroup(state.cgroup, clone, by_parent))
+        before.append(parent.JoinCgroup(cgroup, clone, by_parent))
     if bundle.process.get("rlimits") and "user" in bundle.namespaces:
         before.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
     if by_parent:

@@ -12,10 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_SECCOMP_FLAGS = {
+SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
     "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": "seccomp.spec-allow",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": "seccomp.wait-killable",
+}
+_SECCOMP_ACTIONS = {
+    "SCMP_ACT_NOTIFY": "seccomp.notify",
+    "SCMP_ACT_LOG": "seccomp.log-action",
+    "SCMP_ACT_KILL_PROCESS": "seccomp.kill-process",
 }
 
 
@@ -58,6 +64,13 @@ def process_needs(bundle: Bundle) -> list[Need]:
     out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))
     if (process.get("capabilities") or {}).get("ambient") and (process.get("user") or {}).get("uid", 0) != 0:
         out.append(Need("capabilities.ambient", "process.capabilities.ambient"))
+    if process.get("scheduler"):
+        deadline = process["scheduler"]["policy"] == "SCHED_DEADLINE" or process["scheduler"].get("flags")
+        out.append(Need("scheduler-deadline" if deadline else "scheduler", "process.scheduler"))
+    if process.get("apparmorProfile"):
+        out.append(Need("apparmor", "process.apparmorProfile"))
+    if process.get("selinuxLabel"):
+        out.append(Need("selinux", "process.selinuxLabel"))
     return out
 
 
@@ -72,12 +85,18 @@ def _mount_needs(bundle: Bundle) -> list[Need]:
             out.append(Need("readonly-bind", f"{field}.options"))
         if options.attr_set or options.attr_clear:
             out.append(Need("recursive-attributes", f"{field}.options"))
+        if options.idmap or mount.get("uidMappings"):
+            out.append(
+                Need("id-mapped-mounts", f"{field}.uidMappings" if mount.get("uidMappings") else f"{field}.options")
+            )
         if options.flags & 256:
             out.append(Need("nosymfollow", f"{field}.options"))
         if mount.get("type") in ("proc", "devpts", "mqueue", "overlay") and not is_bind(mount):
             out.append(Need(f"fs.{mount['type']}", f"{field}.type"))
     if bundle.linux.get("readonlyPaths"):
         out.append(Need("readonly-bind", "linux.readonlyPaths"))
+    if bundle.linux.get("mountLabel"):
+        out.append(Need("selinux", "linux.mountLabel"))
     if bundle.linux.get("maskedPaths"):
         out.append(Need("masked-paths", "linux.maskedPaths"))
     inside = "-in-userns" if "user" in bundle.namespaces else ""
@@ -92,8 +111,15 @@ def _seccomp_needs(bundle: Bundle) -> list[Need]:
     privileged = not bundle.process.get("noNewPrivileges") and "user" not in bundle.namespaces
     out = [Need("seccomp-privileged" if privileged else "seccomp", "linux.seccomp")]
     for place, flag in enumerate(section.get("flags") or []):
-        if flag in _SECCOMP_FLAGS:
-            out.append(Need(_SECCOMP_FLAGS[flag], f"linux.seccomp.flags[{place}]"))
+        if flag in SECCOMP_FLAGS:
+            out.append(Need(SECCOMP_FLAGS[flag], f"linux.seccomp.flags[{place}]"))
+    for place, rule in enumerate(section.get("syscalls") or []):
+        feature = _SECCOMP_ACTIONS.get(rule["action"])
+        if feature:
+            out.append(Need(feature, f"linux.seccomp.syscalls[{place}].action"))
+    default = _SECCOMP_ACTIONS.get(section["defaultAction"])
+    if default:
+        out.append(Need(default, "linux.seccomp.defaultAction"))
     return out
 
 
@@ -106,6 +132,8 @@ def _resource_needs(resources: dict[str, Any]) -> list[Need]:
         (cpu.get("idle"), "cgroup.cpu.idle", "cpu.idle"),
         (cpu.get("realtimeRuntime") or cpu.get("realtimePeriod"), "cgroup.cpu.realtime", "cpu.realtimeRuntime"),
         (memory.get("swap"), "cgroup.memory.swap", "memory.swap"),
+        (memory.get("kernel"), "cgroup.memory.kmem", "memory.kernel"),
+        (memory.get("disableOOMKiller"), "cgroup.memory.oom-disable", "memory.disableOOMKiller"),
         (memory.get("swappiness"), "cgroup.memory.swappiness", "memory.swappiness"),
         (memory.get("kernelTCP"), "cgroup.memory.kmem-tcp", "memory.kernelTCP"),
         (any(name.startswith("throttle") for name in block), "cgroup.blkio.throttle", "blockIO"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..compat.errors import BundleError
 from ..compat.mountflags import PROPAGATION
+from ..compat.scheduling import IO_CLASSES, POLICIES, SCHEDULER_FLAGS, parse_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ def map_of(item: Check) -> Check:
     return check
 
 
+def cpu_list(value: Any, field: str) -> None:
+    """CPU numbers and ranges: "0-3,7"."""
+    text(value, field)
+    try:
+        parse_cpus(value)
+    except ValueError as error:
+        raise BundleError(field, str(error), 'such as "0-3,7"') from None
+
+
 def record(required: str = "", /, **fields: Check) -> Check:
     """A JSON object with known fields; `required` names, space-separated, must be there."""
     names = required.split()
@@ -161,8 +171,14 @@ PROCESS = record(
     oomScoreAdj=integer(-1000, 1000),
     apparmorProfile=text,
     selinuxLabel=text,
+    scheduler=record(
+        "policy", policy=one_of(*POLICIES), nice=integer(-20, 19), priority=integer(0, 99),
+        flags=list_of(one_of(*SCHEDULER_FLAGS)), runtime=uint64, deadline=uint64, period=uint64,
+    ),
+    ioPriority=record("class", **{"class": one_of(*IO_CLASSES)}, priority=integer(0, 7)),
+    execCPUAffinity=record(initial=cpu_list, final=cpu_list),
     user=record(uid=identity, gid=identity, umask=integer(0, 0o777), additionalGids=list_of(identity)),
-)
+)  # fmt: skip
 
 RESOURCES = record(
     devices=list_of(
@@ -208,13 +224,14 @@ SECCOMP = record(
     ),
 )
 
+TIME_OFFSET = record("", secs=int64, nanosecs=integer(0, 999_999_999))
 NAMESPACE_TYPES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
 LINUX = record(
     namespaces=list_of(record("type", type=one_of(*NAMESPACE_TYPES), path=text)),
     uidMappings=list_of(ID_MAPPING),
     gidMappings=list_of(ID_MAPPING),
-    timeOffsets=map_of(record(secs=int64, nanosecs=uint32)),
+    timeOffsets=record("", monotonic=TIME_OFFSET, boottime=TIME_OFFSET),
     devices=list_of(
         record(
             "type path", type=one_of("c", "b", "u", "p"), path=absolute, major=int64, minor=int64,
@@ -227,6 +244,7 @@ LINUX = record(
     maskedPaths=list_of(absolute),
     readonlyPaths=list_of(absolute),
     mountLabel=text,
+    personality=record("domain", domain=one_of("LINUX", "LINUX32"), flags=texts),
     sysctl=map_of(text),
     seccomp=SECCOMP,
 )  # fmt: skip

@@ -138,6 +138,12 @@ class State:
         path = f"{self.folder}/config.json"
         return bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
 
+    def save_resources(self, resources: dict[str, Any]) -> None:
+        """Keep changed linux.resources in the container's copy of config.json."""
+        config = self.config().config
+        config["linux"] = {**(config.get("linux") or {}), "resources": resources}
+        files.write_atomically(f"{self.folder}/config.json", jsonio.dumps(config))
+
     def listen(self) -> _socket.socket:
         """The start socket: the container's process accepts one connection on it. Only the owner reaches the folder."""
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)

@@ -8,6 +8,7 @@ controller", struct bpf_cgroup_dev_ctx in <linux/bpf.h>.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from struct import pack
 
@@ -16,9 +17,13 @@ from ..constants import (
     BPF_CGROUP_DEVICE,
     BPF_F_ALLOW_MULTI,
     BPF_PROG_ATTACH,
+    BPF_PROG_DETACH,
+    BPF_PROG_GET_FD_BY_ID,
     BPF_PROG_LOAD,
+    BPF_PROG_QUERY,
     BPF_PROG_TYPE_CGROUP_DEVICE,
 )
+from ..errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +54,21 @@ class _Attach(ctypes.Structure):
         ("attach_type", ctypes.c_uint32),
         ("attach_flags", ctypes.c_uint32),
     )
+
+
+class _Query(ctypes.Structure):
+    _fields_ = (
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("query_flags", ctypes.c_uint32),
+        ("attach_flags", ctypes.c_uint32),
+        ("prog_ids", ctypes.c_uint64),
+        ("prog_cnt", ctypes.c_uint32),
+    )
+
+
+class _ById(ctypes.Structure):
+    _fields_ = (("prog_id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("open_flags", ctypes.c_uint32))
 
 
 def _insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
@@ -122,10 +142,47 @@ def attach(path: str, code: bytes) -> None:
     )
     prog = libc.bpf(BPF_PROG_LOAD, load)
     try:
-        group = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with _opened(path) as group:
             libc.bpf(BPF_PROG_ATTACH, _Attach(group, prog, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI))
-        finally:
-            os.close(group)
     finally:
         os.close(prog)
+
+
+def attached(path: str) -> list[int]:
+    """The ids of the device programs attached to the group at `path`."""
+    ids = (ctypes.c_uint32 * 64)()
+    with _opened(path) as group:
+        query = _Query(group, BPF_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), 64)
+        libc.bpf(BPF_PROG_QUERY, query)
+    return list(ids[: query.prog_cnt])
+
+
+def detach(path: str, ids: list[int]) -> None:
+    """Take programs away from the group at `path`; one that is gone is no error."""
+    for number in ids:
+        try:
+            prog = libc.bpf(BPF_PROG_GET_FD_BY_ID, _ById(number))
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                continue
+            raise
+        try:
+            with _opened(path) as group:
+                libc.bpf(BPF_PROG_DETACH, _Attach(group, prog, BPF_CGROUP_DEVICE, 0))
+        finally:
+            os.close(prog)
+
+
+class _opened:  # noqa: N801
+    """A directory's descriptor, for a `with` (contextlib would cost the start path an import)."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = -1
+
+    def __enter__(self) -> int:
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self.fd
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self.fd)

@@ -9,8 +9,8 @@ import time
 from .. import files
 from ..constants import SIGKILL
 from ..errors import JoeyError, KernelError
-from . import device_bpf
-from .layout import DEFAULT_PARENT, Hierarchy
+from . import device_bpf, device_list
+from .layout import DEFAULT_PARENT, Hierarchy, hierarchies, own_paths
 from .settings import Setting
 
 TYPE_CHECKING = False
@@ -35,11 +35,15 @@ class Group:
 
 
 class Cgroup:
-    """All groups of one container. `made` are the directories joey created, parents before children."""
+    """All groups of one container. `made` are the directories joey created, parents before children.
 
-    __slots__ = ("groups", "made")
+    `beside`: a process of the container; who can't join its v2 group joins the one below it that this process is in.
+    """
+
+    __slots__ = ("beside", "groups", "made")
 
     def __init__(self, groups: list[Group], made: list[str] | None = None) -> None:
+        self.beside = 0
         self.groups = groups
         self.made = made if made is not None else []
 
@@ -70,6 +74,21 @@ class Cgroup:
             if controller in group.controllers or (controller == "blkio" and "io" in group.controllers):
                 return group
         return None
+
+    def below(self, paths: dict[str, str]) -> Cgroup:
+        """The groups at relative paths: controller -> path, "" for all. Raises JoeyError for one that is not there."""
+        known = {name for group in self.groups for name in (*group.controllers, "")}
+        unknown = [name for name in paths if name not in known]
+        if unknown:
+            raise JoeyError(f"no cgroup hierarchy carries {unknown[0]}", slug="cgroup")
+        out = []
+        for group in self.groups:
+            named = next((paths[name] for name in group.controllers if name in paths), paths.get("", ""))
+            path = f"{group.path}/{named}" if named else group.path
+            if not os.path.isdir(path):
+                raise JoeyError(f"the cgroup {path} does not exist", "make it inside the container first", "cgroup")
+            out.append(Group(group.version, group.controllers, path))
+        return Cgroup(out)
 
     def claim(self) -> None:
         """Note in `made` the directories that `make` will create, so that they can be recorded before they exist."""
@@ -115,41 +134,69 @@ class Cgroup:
     def apply(self, settings: list[Setting]) -> None:
         """Write the settings. Raises JoeyError naming the config.json field and the file that refused."""
         for setting in settings:
-            group = self.group_of(setting.controller)
-            if group is None:
-                group = next((item for item in self.groups if item.version == 2), None)
-            if group is None:
-                raise JoeyError(f"{setting.field}: no cgroup hierarchy carries {setting.controller}", slug="cgroup")
-            path = f"{group.path}/{setting.file}"
+            path = self._file_of(setting)
             try:
                 files.write_text(path, setting.value)
             except OSError as error:
-                reason = os.strerror(error.errno or 0)
-                hint = "this kernel has no such file" if error.errno == errno.ENOENT else ""
-                raise JoeyError(
-                    f"{setting.field}: writing {setting.value} to {path}: {reason}", hint, "cgroup"
-                ) from None
+                raise _refused(setting, path, error) from None
 
-    def allow_devices(self, rules: list[dict[str, Any]]) -> None:
-        """Apply OCI device rules, in order, after denying all: by devices.allow and .deny (v1) or eBPF (v2)."""
+    def update(self, settings: list[Setting]) -> None:
+        """Write the settings to groups that have others; all of them or, on an error, none. Raises JoeyError.
+
+        Limits that bind each other (memory and memory+swap, quota and period) take a new pair in one order only, which
+        depends on the old one: what is refused is tried once more after the rest.
+        """
+        before: list[tuple[str, str]] = []
+        late: list[Setting] = []
+        try:
+            for attempt, todo in ((1, settings), (2, late)):
+                for setting in todo:
+                    path = self._file_of(setting)
+                    had = _present_value(path)
+                    try:
+                        files.write_text(path, setting.value)
+                    except OSError as error:
+                        if attempt == 1 and error.errno in (errno.EINVAL, errno.EBUSY):
+                            late.append(setting)
+                            continue
+                        raise _refused(setting, path, error) from None
+                    before.append((path, had))
+        except JoeyError:
+            for path, had in reversed(before):
+                try:
+                    files.write_text(path, had)
+                except OSError:
+                    continue  # a file that can't be read back, or takes its old value in another order only
+            raise
+
+    def _file_of(self, setting: Setting) -> str:
+        group = self.group_of(setting.controller)
+        if group is None:
+            group = next((item for item in self.groups if item.version == 2), None)
+        if group is None:
+            raise JoeyError(f"{setting.field}: no cgroup hierarchy carries {setting.controller}", slug="cgroup")
+        return f"{group.path}/{setting.file}"
+
+    def allow_devices(self, rules: list[dict[str, Any]], in_use: bool = False) -> None:
+        """Apply OCI device rules, in order, after denying all: by devices.allow and .deny (v1) or eBPF (v2).
+
+        `in_use`: the group has processes; they keep what both the old and the new rules allow all the while.
+        """
         group = self.group_of("devices")
         if group is None:
             unified = next((item for item in self.groups if item.version == 2), None)
             if unified is None:
                 raise JoeyError("linux.resources.devices: no cgroup hierarchy can limit devices", slug="cgroup")
+            old = device_bpf.attached(unified.path) if in_use else []
             device_bpf.attach(unified.path, device_bpf.program(rules))
+            device_bpf.detach(unified.path, old)
             return
-        _write_rule(group.path, False, "a")
-        for rule in rules:
-            kind = rule.get("type") or "a"
-            wild = all(rule.get(key) is None or rule[key] < 0 for key in ("major", "minor"))
-            if kind == "a" and wild and set(rule.get("access") or "rwm") == set("rwm"):
-                _write_rule(group.path, rule["allow"], "a")
-                continue
-            kinds = {"a": "bc", "u": "c"}.get(kind, kind)
-            major, minor = (_star(rule.get(key)) for key in ("major", "minor"))
-            for letter in kinds:
-                _write_rule(group.path, rule["allow"], f"{letter} {major}:{minor} {rule.get('access') or 'rwm'}")
+        if in_use:
+            steps = device_list.changes(files.read_text(f"{group.path}/devices.list"), rules)
+        else:
+            steps = device_list.writes(rules)
+        for allow, text in steps:
+            _write_rule(group.path, allow, text)
 
     def join_v1_by_oneself(self) -> None:
         """Move the calling process, which has one thread, into its v1 groups, by writing 0 to their `tasks`.
@@ -173,6 +220,9 @@ class Cgroup:
             try:
                 files.write_text(f"{group.path}/cgroup.procs", str(pid))
             except OSError as error:
+                if group.version == 2 and self.beside and error.errno in (errno.EBUSY, errno.EOPNOTSUPP, errno.ENOENT):
+                    files.write_text(f"{self._group_of_process(group)}/cgroup.procs", str(pid))
+                    continue
                 if group.version == 2 or error.errno not in (errno.EINVAL, errno.EACCES, errno.ENOENT):
                     raise JoeyError(
                         f"can't move process {pid} into {group.path}: {os.strerror(error.errno or 0)}",
@@ -182,6 +232,15 @@ class Cgroup:
                         "cgroup",
                     ) from None
                 files.write_text(f"{group.path}/tasks", str(pid))
+
+    def _group_of_process(self, group: Group) -> str:
+        """The v2 group that `beside` is in, which is at or below the container's: it handed its controllers down."""
+        path = own_paths(files.read_text(f"/proc/{self.beside}/cgroup")).get("", "")
+        for item in hierarchies():
+            inside = f"{item.mount}{path}"
+            if item.version == 2 and (inside + "/").startswith(group.path + "/") and ".." not in path.split("/"):
+                return inside
+        raise JoeyError(f"can't join {group.path}: it has groups with controllers below it", slug="cgroup")
 
     def pids(self) -> list[int]:
         """Every process in the groups and below, in pid order. A vanished group counts as empty."""
@@ -298,6 +357,22 @@ def _inherit_cpuset(directory: str) -> None:
         files.write_text(f"{directory}/{name}", files.read_line(f"{parent}/{name}"))
 
 
+def _refused(setting: Setting, path: str, error: OSError) -> JoeyError:
+    reason = os.strerror(error.errno or 0)
+    hint = "this kernel has no such file" if error.errno == errno.ENOENT else ""
+    if error.errno == errno.EBUSY and setting.field.startswith("linux.resources.memory"):
+        reason = f"unable to set memory limit to {setting.value}: more is in use ({reason})"
+    return JoeyError(f"{setting.field}: writing {setting.value} to {path}: {reason}", hint, "cgroup")
+
+
+def _present_value(path: str) -> str:
+    """A limit as it can be written again; "" where it can't be read."""
+    try:
+        return files.read_text(path).strip()
+    except OSError:
+        return ""
+
+
 def _write_rule(path: str, allow: bool, rule: str) -> None:
     file = f"{path}/devices.{'allow' if allow else 'deny'}"
     try:
@@ -305,7 +380,3 @@ def _write_rule(path: str, allow: bool, rule: str) -> None:
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         raise JoeyError(f"linux.resources.devices: writing {rule} to {file}: {reason}", slug="cgroup") from None
-
-
-def _star(number: int | None) -> str:
-    return "*" if number is None or number < 0 else str(number)

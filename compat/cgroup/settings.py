@@ -86,6 +86,8 @@ def _memory(resources: dict[str, Any], version: int) -> list[Setting]:
         out.append(Setting("memory", "memory.limit_in_bytes", str(limit), f"{where}.limit"))
     if swap:
         out.append(Setting("memory", "memory.memsw.limit_in_bytes", str(swap), f"{where}.swap"))
+    if memory.get("kernel"):
+        out.append(Setting("memory", "memory.kmem.limit_in_bytes", str(memory["kernel"]), f"{where}.kernel"))
     for key, file in (
         ("reservation", "memory.soft_limit_in_bytes"), ("kernelTCP", "memory.kmem.tcp.limit_in_bytes"),
     ):  # fmt: skip

@@ -21,6 +21,7 @@ ACTIONS = {
     "SCMP_ACT_TRACE": k.SECCOMP_RET_TRACE,
     "SCMP_ACT_LOG": k.SECCOMP_RET_LOG,
     "SCMP_ACT_ALLOW": k.SECCOMP_RET_ALLOW,
+    "SCMP_ACT_NOTIFY": k.SECCOMP_RET_USER_NOTIF,
 }
 WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 
@@ -28,7 +29,13 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": k.SECCOMP_FILTER_FLAG_TSYNC,
     "SECCOMP_FILTER_FLAG_LOG": k.SECCOMP_FILTER_FLAG_LOG,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": k.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": k.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
 }
+
+NOTIFY = "SCMP_ACT_NOTIFY"
+
+# Between the filter and the exec joey hands the listener over and reports; nobody listens before that.
+USED_BY_JOEY = ("sendmsg", "write", "execve")
 
 OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
 
@@ -40,6 +47,12 @@ FOREIGN = ("SCMP_ARCH_ARM", "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIP
            "SCMP_ARCH_LOONGARCH64", "SCMP_ARCH_M68K", "SCMP_ARCH_SH", "SCMP_ARCH_SHEB")  # fmt: skip
 
 
+def notifies(section: dict[str, Any]) -> bool:
+    """Whether some system call is handed to a listener."""
+    rules = section.get("syscalls") or []
+    return section["defaultAction"] == NOTIFY or any(rule["action"] == NOTIFY for rule in rules)
+
+
 def check(section: dict[str, Any]) -> None:
     """Refuse words nobody knows, or joey can't do. Raises BundleError naming the field."""
     where = "linux.seccomp"
@@ -48,15 +61,24 @@ def check(section: dict[str, Any]) -> None:
         _known(name, FLAGS, f"{where}.flags[{place}]", "flag")
     for place, name in enumerate(section.get("architectures") or []):
         _known(name, (*ARCHITECTURES, *FOREIGN), f"{where}.architectures[{place}]", "architecture")
+    if section["defaultAction"] == NOTIFY:
+        raise BundleError(f"{where}.defaultAction", f"{NOTIFY} would stop joey's own calls", "name the calls to notify")
+    if notifies(section) and not section.get("listenerPath"):
+        raise BundleError(f"{where}.listenerPath", f"is missing: {NOTIFY} needs a listener")
+    if section.get("listenerPath") and not section["listenerPath"].startswith("/"):
+        raise BundleError(f"{where}.listenerPath", "is not an absolute path")
+    if section.get("listenerMetadata") and not section.get("listenerPath"):
+        raise BundleError(f"{where}.listenerMetadata", "goes with listenerPath, which is missing")
     for place, rule in enumerate(section.get("syscalls") or []):
         field = f"{where}.syscalls[{place}]"
         _known(rule["action"], ACTIONS, f"{field}.action", "action")
+        for name in rule["names"]:
+            if rule["action"] == NOTIFY and name in USED_BY_JOEY:
+                raise BundleError(f"{field}.names", f"{NOTIFY} of {name} would stop joey's own start for ever")
         for number, argument in enumerate(rule.get("args") or []):
             _known(argument["op"], OPERATORS, f"{field}.args[{number}].op", "operator")
 
 
 def _known(word: str, words: dict[str, int] | tuple[str, ...], field: str, kind: str) -> None:
-    if word == "SCMP_ACT_NOTIFY":
-        raise BundleError(field, f'unsupported action "{word}"', "joey has no seccomp listener yet")
     if word not in words:
         raise BundleError(field, f'unknown {kind} "{word}"', "one of: " + ", ".join(words))

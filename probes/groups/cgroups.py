@@ -148,6 +148,8 @@ for _feature, _controller_name, _names, _cost in (
     ("cgroup.memory.swap", "memory", ("memory.memsw.limit_in_bytes", "memory.swap.max"), "no swap limit"),
     ("cgroup.memory.swappiness", "memory", ("memory.swappiness",), "memory.swappiness is refused"),
     ("cgroup.memory.kmem-tcp", "memory", ("memory.kmem.tcp.limit_in_bytes",), "memory.kernelTCP is refused"),
+    ("cgroup.memory.kmem", "memory", ("memory.kmem.limit_in_bytes",), "memory.kernel is not limited apart"),
+    ("cgroup.memory.oom-disable", "memory", ("memory.oom_control",), "memory.disableOOMKiller is refused"),
     ("cgroup.memory.oom-control", "memory", ("memory.oom_control", "memory.events"), "no news of memory kills"),
     ("cgroup.blkio.throttle", "blkio", ("blkio.throttle.read_bps_device", "io.max"), "no disk bandwidth limit"),
     ("cgroup.blkio.weight", "blkio", ("blkio.weight", "blkio.bfq.weight", "io.weight"), "no disk weight"),

@@ -80,6 +80,9 @@ def _flag(flag: int) -> Callable[[], Answer]:
 
 GROUP.probe("seccomp.tsync", "SECCOMP_FILTER_FLAG_TSYNC", "filters bind one thread")(_flag(1))
 GROUP.probe("seccomp.log-flag", "SECCOMP_FILTER_FLAG_LOG", "denials are not logged")(_flag(2))
+GROUP.probe("seccomp.wait-killable", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "interrupted calls are notified again")(
+    _flag(8 | 32)
+)
 GROUP.probe("seccomp.spec-allow", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "speculation is restricted with a filter")(_flag(4))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ...compat.process import check_passed_fds
 from ..options import Arguments, Command
-from .run import CREATE_OPTIONS, make
+from .run import CREATE_OPTIONS, make, passed_fds
 
 
 def run(arguments: Arguments) -> int:
-    check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
+    passed_fds(arguments)
     made = make(arguments, detach=True, wait_for_start=True)
     if made is not None:
         _, start = made

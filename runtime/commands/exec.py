@@ -14,7 +14,10 @@ from ..enter import enter_steps
 from ..foreground import Foreground
 from ..needs import exec_needs
 from ..options import Arguments, Command, Option
+from ..state import State
 from .common import PLAN_OPTIONS, container_of, plan_here, say_unknown_capabilities
+
+EXEC_FAILED = 255
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +26,16 @@ if TYPE_CHECKING:
 
 def run(arguments: Arguments) -> int:
     check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
-    state = container_of(arguments)
+    try:
+        return _exec(arguments, container_of(arguments))
+    except UsageError:
+        raise
+    except JoeyError as error:
+        # runc's status for what it could not run, so that its clients tell it from the program's own
+        raise JoeyError(f"exec failed: {error.message}", error.hint, error.slug, EXEC_FAILED) from None
+
+
+def _exec(arguments: Arguments, state: State) -> int:
     status = state.status()
     if status == "paused" and not arguments.switch("ignore-paused"):
         raise StateError(f"cannot exec in a paused container: {state.id}", "resume it, or use --ignore-paused")
@@ -40,7 +52,9 @@ def run(arguments: Arguments) -> int:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle), arguments)
     foreground = None if detach else Foreground(subreaper=False)
-    start = enter_steps(state, bundle, plan, socket, arguments.number("preserve-fds", 0))
+    keep = arguments.number("preserve-fds", 0)
+    start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))
+    container.listen_for_seccomp(start, bundle, state, status)
     launch.run_parent(start.parent)
     try:
         if arguments.given("pid-file"):
@@ -84,6 +98,10 @@ def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
     if arguments.many("additional-gids"):
         gids = [_id(word) for word in arguments.many("additional-gids")]
         process["user"] = {**(process.get("user") or {}), "additionalGids": gids}
+    if arguments.given("apparmor"):
+        process["apparmorProfile"] = arguments.text("apparmor")
+    if arguments.given("process-label"):
+        process["selinuxLabel"] = arguments.text("process-label")
     if arguments.switch("no-new-privs"):
         process["noNewPrivileges"] = True
     sets = {name: list(names) for name, names in (process.get("capabilities") or {}).items()}
@@ -94,6 +112,18 @@ def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
             sets.setdefault(key, []).append(name)
     process["capabilities"] = sets
     return process
+
+
+def sub_groups(words: list[str]) -> dict[str, str]:
+    """--cgroup words, "controller[,controller]:path" or "path" (for all), as controller (or "") -> path."""
+    out = {}
+    for word in words:
+        controllers, colon, path = word.rpartition(":")
+        if ".." in path.split("/"):
+            raise UsageError(f'--cgroup: "{word}" leaves the container\'s cgroup by ".."')
+        for controller in controllers.split(",") if colon else [""]:
+            out[controller] = path.strip("/")
+    return out
 
 
 def _user(word: str) -> dict[str, int]:
@@ -124,13 +154,18 @@ COMMAND = Command(
         Option("--env -e", "NAME=VALUE", "add to its environment; may be repeated", many=True),
         Option("--user -u", "UID[:GID]", "its user"),
         Option("--additional-gids -g", "GID", "one more group; may be repeated", many=True),
+        Option("--apparmor", "PROFILE", "its AppArmor profile"),
+        Option("--process-label", "LABEL", "its SELinux label"),
+        Option(
+            "--cgroup", "[CONTROLLER:]PATH", "run it in this group below the container's; may be repeated", many=True
+        ),
         Option("--cap -c", "CAPABILITY", "one more capability; may be repeated", many=True),
         Option("--no-new-privs", "", "set no_new_privs"),
         Option("--ignore-paused", "", "exec in a paused container all the same"),
         Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
         *PLAN_OPTIONS,
     ),
-    detail="The exit status is the process's own; 1 where joey could not run it.",
+    detail="The exit status is the process's own; 255 where joey could not run it.",
     examples=("joey exec web ps aux", "joey exec -t web bash", "joey exec --user 33:33 web id"),
     stop_at_word=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...compat.constants import SIGNALS
+from ...compat.constants import SIGKILL, SIGNALS
 from ...compat.errors import StateError, UsageError
 from ..options import Arguments, Command, Option
 from .common import container_of
@@ -19,10 +19,12 @@ def run(arguments: Arguments) -> int:
             raise StateError("container not running", slug="not-running")
         for pid in pids:
             _send(pid, number)
-        return 0
-    if not state.alive():
+    elif not state.alive():
         raise StateError("container not running", slug="not-running")
-    _send(state.pid, number)
+    else:
+        _send(state.pid, number)
+    if number == SIGKILL and state.cgroup.frozen():
+        state.cgroup.freeze(False)  # a frozen v1 group can't die
     return 0
 
 
@@ -36,13 +38,13 @@ def _send(pid: int, number: int) -> None:
 def signal_number(word: str) -> int:
     """A signal by number, name ("TERM", "SIGTERM") or RTMIN+N, RTMAX-N. Raises UsageError."""
     name = word.upper().removeprefix("SIG")
-    if name.isdigit() and 0 < int(name) <= 64:
+    if name.isdigit() and int(name) <= 64:
         return int(name)
     for base, sign in (("RTMIN+", 1), ("RTMAX-", -1)):
         if name.startswith(base) and name[6:].isdigit() and int(name[6:]) <= 30:
             return SIGNALS[base[:5]] + sign * int(name[6:])
     if name not in SIGNALS:
-        raise UsageError(f'unknown signal "{word}"', "give a name such as TERM or a number from 1 to 64")
+        raise UsageError(f'unknown signal "{word}"', "give a name such as TERM or a number from 0 to 64")
     return SIGNALS[name]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ...compat import files
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
@@ -34,13 +36,14 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     bundles.check_rootfs(bundle)
     say_unknown_capabilities(bundle)
     plan = plan_here(needs(bundle), arguments)
+    _tell_of_sockets(bundle)
     options = Options(
         console_socket=arguments.text("console-socket"),
         detach=detach,
         pivot=not arguments.switch("no-pivot"),
         new_keyring=not arguments.switch("no-new-keyring"),
         wait_for_start=wait_for_start,
-        keep_fds=arguments.number("preserve-fds", 0),
+        keep_fds=passed_sockets() + arguments.number("preserve-fds", 0),
     )
     if arguments.switch("dry-run"):
         state = State(f"{root_of(arguments)}/{name}", name, bundle.path, bundle.rootfs)
@@ -60,6 +63,29 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     return made, start
 
 
+def passed_sockets() -> int:
+    """How many sockets a service manager passes to this process, for the container's program. sd_listen_fds(3)."""
+    count = os.environ.get("LISTEN_FDS", "")
+    ours = os.environ.get("LISTEN_PID", "") in ("", str(os.getpid()))
+    return int(count) if count.isdigit() and ours else 0
+
+
+def passed_fds(arguments: Arguments) -> int:
+    """How many descriptors after the standard three the container gets; checked, before joey opens any of its own."""
+    count = passed_sockets() + arguments.number("preserve-fds", 0)
+    check_passed_fds(count)
+    return count
+
+
+def _tell_of_sockets(bundle: bundles.Bundle) -> None:
+    """The environment by which the container's program, pid 1, finds the passed sockets."""
+    count = passed_sockets()
+    if count:
+        names = os.environ.get("LISTEN_FDNAMES", "")
+        told = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
+        bundle.process["env"] = [*(bundle.process.get("env") or []), *told]
+
+
 def _print_steps(side: str, steps_of_side: tuple[Step, ...]) -> None:
     for number, step in enumerate(steps_of_side, 1):
         print(f"{side:<6} {number:>2}  {step.describe()}")
@@ -68,7 +94,7 @@ def _print_steps(side: str, steps_of_side: tuple[Step, ...]) -> None:
 def run(arguments: Arguments) -> int:
     detach = arguments.switch("detach")
     foreground = None
-    check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
+    passed_fds(arguments)
     if not detach and not arguments.switch("dry-run"):
         from ..foreground import Foreground
 

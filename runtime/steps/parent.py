@@ -9,12 +9,27 @@ from ...compat import files, idmap, libc
 from ...compat.cgroup import layout
 from ...compat.cgroup.group import Cgroup, Group
 from ...compat.cgroup.settings import settings
-from ...compat.constants import CLONE_NEWPID, CLONE_PARENT, PR_SET_DUMPABLE, RLIMITS, SIGCHLD, SIGKILL
+from ...compat.constants import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_RECURSIVE,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_PARENT,
+    MOUNT_ATTR_IDMAP,
+    MS_REC,
+    OPEN_TREE_CLONE,
+    PR_SET_DUMPABLE,
+    RLIMITS,
+    SIGCHLD,
+    SIGKILL,
+)
 from ...compat.errors import JoeyError, KernelError, StepError
 from ...compat.namespaces import NAMESPACES, join, open_namespace
 from ...compat.rootpath import remove_created
 from ..channel import Channel, ChildFailed
 from . import Step
+from .process import describe_rlimits, rlimit_value, write_time_offsets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..state import State
+    from .rootfs import MountEntry
 
 
 class MountHierarchy(Step):
@@ -112,7 +128,7 @@ class LimitDevices(Step):
 class CloneChild(Step):
     """Clone the container's first process into its new namespaces; it runs the child's steps."""
 
-    __slots__ = ("body", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
+    __slots__ = ("after", "body", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
 
     def __init__(
         self, channel: Channel, flags: int, paths: dict[str, str], body: Callable[[dict[str, int]], None], rootfs: str
@@ -121,6 +137,7 @@ class CloneChild(Step):
         self.rootfs = rootfs
         self.created: list[str] = []  # mount targets a failed child had made
         self.verify: Callable[[], None] | None = None  # called when the namespaces' files are open; raises
+        self.after: Callable[[], None] | None = None  # called when the process is there
         self.flags = flags
         self.paths = paths  # namespaces joined by path: OCI name -> file
         self.body = body  # given the descriptors of the namespaces that are left to join; never returns
@@ -152,6 +169,8 @@ class CloneChild(Step):
                 self.pid = self._clone_inside(fds)
             else:
                 self.pid = self._clone_beside(fds)
+            if self.after:
+                self.after()
         finally:
             for fd in fds.values():
                 os.close(fd)
@@ -329,13 +348,63 @@ class SetRlimitsFromOutside(Step):
                 raise StepError(f"{limit['type']}: {error}") from None
 
 
-def describe_rlimits(limits: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{limit['type']}={limit['soft']}:{limit['hard']}" for limit in limits)
+class OpenIdMapped(Step):
+    """Clone a bind mount's source, id-mapped; the child attaches it."""
+
+    __slots__ = ("gids", "mount", "uids")
+
+    def __init__(self, mount: MountEntry, uids: list[idmap.Mapping], gids: list[idmap.Mapping]) -> None:
+        self.mount = mount
+        self.uids = uids
+        self.gids = gids
+
+    def describe(self) -> str:
+        words = [" ".join(str(number) for number in mapping) for mapping in self.uids]
+        return f"map the ids of {self.mount.source} (inside, outside, count) " + ", ".join(words)
+
+    def run(self) -> None:
+        recursive = bool(self.mount.options.flags & MS_REC)
+        namespace = idmap.user_namespace(self.uids, self.gids)
+        try:
+            flags = OPEN_TREE_CLONE | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)
+            self.mount.tree = libc.open_tree(AT_FDCWD, self.mount.source, flags)
+            attribute = libc.MountAttr(MOUNT_ATTR_IDMAP, 0, 0, namespace)
+            whole = recursive and self.mount.options.idmap == "ridmap"
+            libc.mount_setattr(self.mount.tree, "", AT_EMPTY_PATH | (AT_RECURSIVE if whole else 0), attribute)
+        finally:
+            os.close(namespace)
+
+    def undo(self) -> None:
+        if self.mount.tree >= 0:
+            os.close(self.mount.tree)
+            self.mount.tree = -1
 
 
-def rlimit_value(number: int) -> int:
-    """The interpreter's spelling of a limit: infinity is -1."""
-    return -1 if number >= (1 << 63) else number
+class MakeTimeNamespace(Step):
+    """Make the time namespace for the child, whose clone puts it in; joey itself stays where it is."""
+
+    __slots__ = ("_own", "offsets")
+
+    def __init__(self, offsets: str) -> None:
+        self.offsets = offsets
+        self._own = -1
+
+    def describe(self) -> str:
+        return "make a time namespace" + (f" with offsets {self.offsets.strip()!r}" if self.offsets else "")
+
+    def run(self) -> None:
+        self._own = open_namespace("/proc/self/ns/time")
+        libc.unshare(CLONE_NEWTIME)
+        if self.offsets:
+            write_time_offsets(self.offsets)
+
+    def leave(self) -> None:
+        """Make later children of joey again children of its own time."""
+        libc.setns(self._own, CLONE_NEWTIME)
+        os.close(self._own)
+
+    def undo(self) -> None:
+        return  # joey ends, or has left it
 
 
 class Release(Step):

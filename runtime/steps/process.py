@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 
-from ...compat import capabilities, libc
+from ...compat import capabilities, files, libc, terminal
 from ...compat.cgroup.group import Cgroup
 from ...compat.constants import (
     CAPABILITIES,
@@ -21,6 +21,7 @@ from ...compat.constants import (
     PR_SET_KEEPCAPS,
     PR_SET_NO_NEW_PRIVS,
     RLIMITS,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
     SIOCGIFFLAGS,
     SIOCSIFFLAGS,
 )
@@ -29,7 +30,6 @@ from ...compat.namespaces import join
 from ...compat.seccomp import load
 from ..channel import Channel
 from . import Step
-from .parent import describe_rlimits, rlimit_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,12 +122,16 @@ class JoinNamespaces(Step):
 
 
 class UnshareLate(Step):
-    """Make the cgroup and time namespaces: the first shows the group the process is in by now."""
+    """Make the cgroup and time namespaces: the first shows the group the process is in by now.
 
-    __slots__ = ("flags",)
+    The exec takes the process into its time namespace (Linux 6.1, "fs/exec: switch timens when a task gets a new mm").
+    """
 
-    def __init__(self, flags: int) -> None:
+    __slots__ = ("flags", "offsets")
+
+    def __init__(self, flags: int, offsets: str) -> None:
         self.flags = flags
+        self.offsets = offsets
 
     def describe(self) -> str:
         names = [word for flag, word in ((CLONE_NEWCGROUP, "cgroup"), (CLONE_NEWTIME, "time")) if self.flags & flag]
@@ -135,6 +139,16 @@ class UnshareLate(Step):
 
     def run(self) -> None:
         libc.unshare(self.flags)
+        if self.offsets:
+            write_time_offsets(self.offsets)
+
+
+def write_time_offsets(text: str) -> None:
+    """Set the clocks of the caller's new time namespace, before any process is in it. Source: time_namespaces(7)."""
+    try:
+        files.write_text("/proc/self/timens_offsets", text)
+    except OSError as error:
+        raise StepError(f"linux.timeOffsets: {error.strerror}", "a clock can't be set below zero") from None
 
 
 class NameHost(Step):
@@ -213,6 +227,15 @@ class SetRlimits(Step):
                 raise StepError(f"{limit['type']} {limit['soft']}:{limit['hard']}: {error}") from None
 
 
+def describe_rlimits(limits: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{limit['type']}={limit['soft']}:{limit['hard']}" for limit in limits)
+
+
+def rlimit_value(number: int) -> int:
+    """The interpreter's spelling of a limit: infinity is -1."""
+    return -1 if number >= (1 << 63) else number
+
+
 class HideFromTracers(Step):
     """Make this process undumpable until its exec: /proc/PID of it, with its descriptors and its executable, is closed
     to the container's other processes (CVE-2016-9962, CVE-2024-21626)."""
@@ -265,19 +288,23 @@ class RunContainerHooks(Step):
 
 
 class InstallSeccomp(Step):
-    """Install the compiled filter."""
+    """Install the compiled filter; its listener, if it has one, goes to joey, which hands it to the agent."""
 
-    __slots__ = ("code", "flags")
+    __slots__ = ("channel", "code", "flags")
 
-    def __init__(self, code: bytes, flags: int) -> None:
+    def __init__(self, code: bytes, flags: int, channel: Channel) -> None:
         self.code = code
         self.flags = flags
+        self.channel = channel
 
     def describe(self) -> str:
         return f"install a seccomp filter of {len(self.code) // 8} instructions"
 
     def run(self) -> None:
-        load.install(self.code, self.flags)
+        listener = load.install(self.code, self.flags)
+        if self.flags & SECCOMP_FILTER_FLAG_NEW_LISTENER:
+            terminal.send_fd(self.channel.socket, listener, b"listener")
+            os.close(listener)
 
 
 class SetNoNewPrivs(Step):

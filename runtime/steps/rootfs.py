@@ -42,6 +42,8 @@ DEFAULT_DEVICES = (
 )  # fmt: skip
 DEV_LINKS = (("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
              ("/dev/stderr", "/proc/self/fd/2"))  # fmt: skip
+# File systems whose files have no label of their own (linux.mountLabel)
+LABELLED = ("tmpfs", "devpts", "mqueue", "overlay", "ramfs")
 _DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
@@ -70,15 +72,22 @@ class CutPropagation(Step):
 class MountEntry(Step):
     """One entry of `mounts`."""
 
-    __slots__ = ("destination", "entry", "extra", "options", "recursive_by", "root", "source")
+    __slots__ = ("destination", "entry", "extra", "options", "recursive_by", "root", "source", "tree")
 
-    def __init__(self, root: Root, entry: dict[str, Any], bundle_path: str, recursive_by: str, extra: int) -> None:
+    def __init__(
+        self, root: Root, entry: dict[str, Any], bundle_path: str, recursive_by: str, extra: int, label: str = ""
+    ) -> None:
         self.root = root
         self.entry = entry
         self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
         self.options = MountOptions(entry.get("options") or [])
         self.recursive_by = recursive_by
         self.extra = extra
+        self.tree = -1  # a detached mount that the parent has prepared (OpenIdMapped)
+        if self.options.copy_up:
+            from ...compat import treecopy as _loaded  # noqa: F401  (now: nothing is imported after the clone)
+        if label and not is_bind(entry) and entry["type"] in LABELLED:
+            self.options.data += ("," if self.options.data else "") + f'context="{label}"'
         source = entry.get("source") or entry.get("type") or ""
         self.source = f"{bundle_path}/{source}" if is_bind(entry) and not source.startswith("/") else source
 
@@ -108,7 +117,10 @@ class MountEntry(Step):
             raise StepError(f"source {self.source}: {error.strerror}") from None
         fd = self.root.make_directories(self.destination) if is_directory else self.root.make_file(self.destination)
         try:
-            libc.mount(self.source, at(fd), "", MS_BIND | (self.options.flags & MS_REC))
+            if self.tree >= 0:
+                libc.move_mount_onto(self.tree, fd)
+            else:
+                libc.mount(self.source, at(fd), "", MS_BIND | (self.options.flags & MS_REC))
         finally:
             os.close(fd)
         flags = (self.options.flags | self.extra) & ~(MS_BIND | MS_REC | MS_REMOUNT)
@@ -132,8 +144,25 @@ class MountEntry(Step):
                 if "mode=" not in data:
                     data += ("," if data else "") + f"mode={stat.S_IMODE(os.fstat(fd).st_mode):o}"
             libc.mount(self.source, at(fd), kind, flags, data)
+            if self.options.copy_up:
+                self._copy_up(fd)
         finally:
             os.close(fd)
+
+    def _copy_up(self, covered: int) -> None:
+        """Fill the new mount with what it covers; `covered` is still open on that."""
+        from ...compat import treecopy
+
+        mounted = self.root.open(self.destination)
+        try:
+            treecopy.copy_contents(covered, mounted)
+        except OSError as error:
+            raise StepError(f"tmpcopyup of {self.destination}: {error.strerror}") from None
+        finally:
+            os.close(mounted)
+
+    def keeps(self) -> list[int]:
+        return [self.tree] if self.tree >= 0 else []
 
     def _refuse_links(self, fd: int) -> None:
         """/proc and /sys must be where their names say: a link would put the masks elsewhere (CVE-2019-19921)."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from joey.compat import files
-from joey.compat.cgroup import device_bpf, layout
+from joey.compat.cgroup import device_bpf, device_list, layout
 from joey.compat.cgroup.group import Cgroup
 from joey.compat.cgroup.settings import controllers_needed, settings, weight_of_shares
 from joey.compat.errors import BundleError, JoeyError
@@ -186,3 +186,28 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_no_size_is_trusted() -> None:
     with pytest.raises(JoeyError, match="larger than"):
         files.read_text("/dev/zero", 1000)
+
+
+DENY = {"allow": False, "access": "rwm"}
+FUSE = {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"}
+NULL = {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"}
+
+
+@pytest.mark.parametrize(
+    ("present", "rules", "expected"),
+    [
+        ("c 1:3 rwm\n", [DENY, NULL], []),
+        ("c 1:3 rwm\n", [DENY, NULL, FUSE], [(True, "c 10:229 rw")]),
+        ("c 1:3 rwm\nc 10:229 rw\n", [DENY, NULL], [(False, "c 10:229 rw")]),
+        ("c 1:3 r\n", [DENY, NULL], [(True, "c 1:3 wm")]),
+        ("c 1:3 rwm\n", [{**NULL, "access": "r"}], [(False, "c 1:3 wm")]),
+        ("a *:* rwm\n", [{"allow": True, "access": "rwm"}], []),
+        ("c 1:3 rwm\n", [{"allow": True, "access": "rwm"}], [(False, "a"), (True, "a")]),
+        ("a *:* rwm\n", [NULL], [(False, "a"), (True, "c 1:3 rwm")]),
+        ("", [{"allow": True, "access": "m"}], [(True, "b *:* m"), (True, "c *:* m")]),
+    ],
+)
+def test_device_rules_of_a_group_in_use_change_by_their_difference(
+    present: str, rules: list[dict[str, Any]], expected: list[tuple[bool, str]]
+) -> None:
+    assert device_list.changes(present, rules) == expected

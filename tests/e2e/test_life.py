@@ -109,7 +109,7 @@ def test_exec(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
     assert "sleep 100" in out
     assert joey("exec", name, "sh", "-c", "exit 9", check=False).returncode == 9
     done = joey("exec", name, "nope", check=False)
-    assert (done.returncode, 'exec: "nope": executable file not found in $PATH' in done.stderr) == (1, True)
+    assert (done.returncode, 'exec: "nope": executable file not found in $PATH' in done.stderr) == (255, True)
     inside = joey("exec", name, "sh", "-c", "for k in pid net ipc uts mnt; do readlink /proc/self/ns/$k; done; cat /proc/self/cgroup; "
                   "grep -E 'Cap(Eff|Bnd)|NoNew' /proc/self/status").stdout  # fmt: skip
     pid = joey.state(name)["pid"]
@@ -134,7 +134,7 @@ def test_exec_needs_a_running_container(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
     joey("run", "--keep", "-b", str(bundle("true")), name)
     done = joey("exec", name, "true", check=False)
-    assert (done.returncode, "container that is stopped" in done.stderr) == (1, True)
+    assert (done.returncode, "container that is stopped" in done.stderr) == (255, True)
 
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
