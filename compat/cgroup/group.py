@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 REMOVE_SECONDS = 5.0
+MAKE_ATTEMPTS = 100
 
 
 class Group:
@@ -103,13 +104,13 @@ class Cgroup:
     def make(self) -> None:
         """Create every directory, with v1's cpuset filled in and v2's controllers enabled on the way down."""
         for group in self.groups:
-            for attempt in range(8):
+            for attempt in range(MAKE_ATTEMPTS):
                 try:
                     self._make_one(group)
                     break
-                except FileNotFoundError:  # a sibling's removal took the common parent away
-                    if attempt == 7:
-                        raise
+                except FileNotFoundError as error:  # a sibling's removal took the common parent away
+                    if attempt == MAKE_ATTEMPTS - 1:
+                        raise KernelError("mkdir", errno.ENOENT, error.filename or group.path) from None
 
     def _make_one(self, group: Group) -> None:
         missing = []
@@ -124,6 +125,8 @@ class Cgroup:
                 os.mkdir(directory, 0o755)
             except FileExistsError:
                 continue
+            except FileNotFoundError:
+                raise
             except OSError as error:
                 raise KernelError("mkdir", error.errno or 0, directory) from None
             if directory not in self.made:
