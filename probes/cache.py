@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from binascii import crc32
+from fcntl import LOCK_EX, flock
 
 from .. import __version__
 from ..compat import files
@@ -24,9 +26,9 @@ def directory() -> str:
     return os.path.expanduser("~/.cache/joey")
 
 
-def path() -> str:
-    """The cache file of this user."""
-    return f"{directory()}/report-{os.geteuid()}.json"
+def path(key: dict[str, str]) -> str:
+    """The cache file of this user for a key: mount namespaces with other cgroups have one each."""
+    return f"{directory()}/report-{os.geteuid()}-{crc32(repr(key).encode()):08x}.json"
 
 
 def machine_key() -> dict[str, str]:
@@ -75,28 +77,58 @@ def machine_traits() -> dict[str, str]:
 
 
 def cached_or_probed(probe: Callable[[], KernelReport] | None = None) -> KernelReport:
-    """The cached report where it still holds, else a new one, which is then cached (if the folder can be written)."""
-    file = path()
-    try:
-        if os.stat(file).st_uid == os.geteuid():
-            report = load(file)
-            if report.key == machine_key():
-                return report
-    except (OSError, ReportError):
-        pass  # no cache, or one of another version: probe again
+    """The cached report where it still holds, else a new one, which is then cached (if the folder can be written).
+
+    Of many starts at once on a fresh boot one probes; the others wait for its report: probes under load time out.
+    """
+    key = machine_key()
+    file = path(key)
+    report = _cached(file, key)
+    if report:
+        return report
     if probe is None:
         from .run import probe_machine
 
         probe = probe_machine
-    report = probe()
-    store(report)
-    return report
+    lock = _locked()
+    try:
+        report = _cached(file, key)
+        if report is None:
+            report = probe()
+            store(report)
+        return report
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _cached(file: str, key: dict[str, str]) -> KernelReport | None:
+    try:
+        if os.stat(file).st_uid == os.geteuid():
+            report = load(file)
+            if report.key == key:
+                return report
+    except (OSError, ReportError):
+        pass  # no cache, or one of another version
+    return None
+
+
+def _locked() -> int:
+    """Hold the right to probe; -1 where the folder can't be written, and nobody waits."""
+    try:
+        os.makedirs(directory(), mode=0o700, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(f"{directory()}/probing-{os.geteuid()}.lock", flags, 0o600)
+    except OSError:
+        return -1
+    flock(fd, LOCK_EX)
+    return fd
 
 
 def store(report: KernelReport) -> None:
     """Keep the report for later starts; a folder that can't be written costs speed, nothing else."""
     try:
         os.makedirs(directory(), mode=0o700, exist_ok=True)
-        report.save(path())
+        report.save(path(report.key))
     except (OSError, JoeyError):
         return

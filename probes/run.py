@@ -27,6 +27,8 @@ from .trying import scratch_name
 
 # Children at a time: many probes wait for the kernel to end a namespace, not for a processor.
 SLOTS = 4
+# A probe that gave no answer is tried again alone and with this many times its time: the machine may have been busy.
+PATIENCE = 8
 
 
 def probe_machine(only: list[str] | None = None) -> KernelReport:
@@ -40,13 +42,22 @@ def probe_machine(only: list[str] | None = None) -> KernelReport:
 def run(probes: list[Probe], slots: int = SLOTS) -> dict[str, Finding]:
     """Try the probes, a few children at a time; one finding each, in the order given, whatever happens."""
     findings: dict[str, Finding] = {}
+    late = _run_batches(_batches(probes), slots, 1, findings)
+    if late:
+        _run_batches([[probe] for probe in late], 1, PATIENCE, findings)
+    return {probe.feature: findings[probe.feature] for probe in probes}
+
+
+def _run_batches(batches: list[list[Probe]], slots: int, patience: int, findings: dict[str, Finding]) -> list[Probe]:
+    """Try batches, `slots` at a time; returns the probes that gave no answer in time."""
+    late: list[Probe] = []
     sys.stdout.flush()
     sys.stderr.flush()
-    waiting = list(reversed(_batches(probes)))
+    waiting = list(reversed(batches))
     running: dict[int, _Child] = {}
     while waiting or running:
         while waiting and len(running) < slots:
-            child = _Child(waiting.pop())
+            child = _Child(waiting.pop(), patience)
             running[child.read_end] = child
         soonest = min(child.deadline for child in running.values())
         ready, _, _ = select.select(list(running), [], [], max(0.0, soonest - time.monotonic()))
@@ -55,13 +66,15 @@ def run(probes: list[Probe], slots: int = SLOTS) -> dict[str, Finding]:
             if child.read_end in ready:
                 going_on = child.read(findings)
             else:
-                going_on = child.deadline > now or child.time_out(findings)
+                going_on = child.deadline > now
+                if not going_on:
+                    late += child.time_out(findings)
             if not going_on:
                 del running[child.read_end]
                 rest = child.end(findings)
                 if rest:
                     waiting.append(rest)
-    return {probe.feature: findings[probe.feature] for probe in probes}
+    return late
 
 
 def _batches(probes: list[Probe]) -> list[list[Probe]]:
@@ -78,8 +91,9 @@ def _batches(probes: list[Probe]) -> list[list[Probe]]:
 class _Child:
     """A forked child that tries a batch and writes a line for each probe."""
 
-    def __init__(self, batch: list[Probe]) -> None:
+    def __init__(self, batch: list[Probe], patience: int) -> None:
         self.batch = batch
+        self.patience = patience
         self.done = 0
         self.text = b""
         self.killed = False
@@ -88,7 +102,7 @@ class _Child:
         if self.pid == 0:
             _child(batch, write_end)
         os.close(write_end)
-        self.deadline = time.monotonic() + batch[0].seconds
+        self.deadline = time.monotonic() + batch[0].seconds * patience
 
     def read(self, findings: dict[str, Finding]) -> bool:
         """Take the lines that came; False at end of file."""
@@ -101,15 +115,17 @@ class _Child:
             findings[feature] = Finding(feature, state, call, answer, detail)
             self.done += 1
             if self.done < len(self.batch):
-                self.deadline = time.monotonic() + self.batch[self.done].seconds
+                self.deadline = time.monotonic() + self.batch[self.done].seconds * self.patience
         return bool(chunk)
 
-    def time_out(self, findings: dict[str, Finding]) -> bool:
-        """The probe at hand took too long: broken, and the child must go."""
+    def time_out(self, findings: dict[str, Finding]) -> list[Probe]:
+        """The probe at hand took too long: broken, and the child must go. Returns that probe."""
         self.killed = True
-        if self.done < len(self.batch):
-            self._broken(findings, f"no answer within {self.batch[self.done].seconds:g} s")
-        return False
+        if self.done == len(self.batch):
+            return []
+        late = self.batch[self.done]
+        self._broken(findings, f"no answer within {late.seconds * self.patience:g} s")
+        return [late]
 
     def end(self, findings: dict[str, Finding]) -> list[Probe]:
         """Kill what is left of the child's process group and reap it; returns the probes it never came to."""
