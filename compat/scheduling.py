@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 
-from . import libc
 from .errors import JoeyError
 
 # name -> SCHED_*, <linux/sched.h>
@@ -24,6 +23,8 @@ RESET_ON_FORK = 0x40000000  # SCHED_RESET_ON_FORK of sched_setscheduler, Linux 2
 
 def set_by_attr(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> None:
     """Scheduling policy of the calling process; times in ns. Linux 3.14."""
+    from . import libc
+
     libc.sched_setattr(policy, flags, nice, priority, runtime, deadline, period)
 
 

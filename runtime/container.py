@@ -1,69 +1,21 @@
-"""A container's life, for the commands: made, started, waited for, taken down."""
+"""A container that has been made (see prepare.py): started, killed, taken down."""
 
 from __future__ import annotations
 
 import os
 
-from ..compat import files, terminal
-from ..compat.errors import JoeyError, StateError, StepError, UsageError
-from . import build, launch, log, state
-from .build import Options, Start
-from .bundle import Bundle
+from ..compat import terminal
+from ..compat.errors import JoeyError, StateError, StepError
+from . import log, state
 from .channel import Channel
 from .state import START_SOCKET, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..probes.plan import Plan
-
+    from typing import Any
 
 # How long a removal waits for another command, or for what is left of a killed one.
 LOCK_SECONDS = 10.0
-
-
-def create(
-    root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str
-) -> tuple[State, Start]:
-    """Make a container and bring its process up to the point before the exec. On failure nothing is left behind."""
-    _check_terminal(bundle, options)
-    made, held = state.create(root, container, bundle)
-    try:
-        made.set_plan(plan)
-        files.write_atomically(f"{made.folder}/config.json", config_text)
-        start = build.steps(bundle, plan, made, options)
-        listen_for_seccomp(start, bundle, made, "creating")
-        launch.run_parent(start.parent)
-    except BaseException:
-        made.forget()
-        raise
-    finally:
-        state.unlock(held)
-    return made, start
-
-
-def _check_terminal(bundle: Bundle, options: Options) -> None:
-    """A terminal needs somebody at its other end (runtime.md; runc's words)."""
-    wants = bool(bundle.process.get("terminal"))
-    if wants and options.detach and not options.console_socket:
-        raise UsageError("process.terminal is true: a detached container needs --console-socket")
-    if options.console_socket and not wants:
-        raise UsageError("--console-socket given, but process.terminal is false")
-    if options.console_socket and not options.detach:
-        raise UsageError("--console-socket needs a detached container: use create, or --detach")
-
-
-def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) -> None:
-    """Have the seccomp listener of a start handed to the bundle's agent, where there is one."""
-    if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
-        from .listener import forwarder
-
-        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
-
-
-def release(channel: Channel) -> None:
-    """Let the prepared process exec, and wait until it has. Raises StepError when the exec failed."""
-    channel.send(b"go")
-    channel.wait_for_exec()
 
 
 def start(container: State) -> None:
@@ -75,7 +27,7 @@ def start(container: State) -> None:
             raise StateError(f"cannot start a container that is {status}: {container.id}", slug="not-created")
         path = f"{container.folder}/{START_SOCKET}"
         channel = Channel()
-        if (container.config().linux.get("seccomp") or {}).get("listenerPath"):
+        if container.listener:
             from .listener import forwarder
 
             channel.on_listener = forwarder(container.config(), container, lambda: container.pid, "created")
@@ -92,11 +44,11 @@ def start(container: State) -> None:
 
 def poststart(container: State) -> None:
     """Run poststart hooks; a failing one stops the container, as runc and crun do."""
-    hooks = container.config().hooks("poststart")
-    if not hooks:
+    if "poststart" not in container.hooks:
         return
     from .hooks import run_hooks
 
+    hooks = container.config().hooks("poststart")
     try:
         run_hooks("poststart", hooks, container.oci("running"), container.bundle)
     except JoeyError:
@@ -133,11 +85,7 @@ def take_down(container: State) -> None:
     try:
         _kill_all(container)
         container.cgroup.remove()
-        hooks = []
-        try:
-            hooks = container.config().hooks("poststop")
-        except (JoeyError, OSError):
-            pass  # killed before its config was copied: no hook was promised yet
+        hooks = _poststop_hooks(container)
         had_process = container.pid != 0
         container.forget()
     finally:
@@ -150,6 +98,16 @@ def take_down(container: State) -> None:
                 run_hooks("poststop", [hook], container.oci("stopped"))
             except StepError as error:
                 log.warn(str(error))
+
+
+def _poststop_hooks(container: State) -> list[dict[str, Any]]:
+    if "poststop" not in container.hooks:
+        return []
+    try:
+        return container.config().hooks("poststop")
+    except (JoeyError, OSError) as error:
+        log.warn(f"poststop hooks can't run: {error}")
+        return []
 
 
 def _kill_all(container: State) -> None:

@@ -14,13 +14,13 @@ import time
 from ..compat import files, jsonio, process
 from ..compat.cgroup.group import Cgroup
 from ..compat.errors import StateError
-from . import bundle as bundles
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from ..probes.plan import Plan
+    from . import bundle as bundles
 
 OCI_VERSION = "1.2.0"
 STATE_SCHEMA = 1
@@ -46,8 +46,8 @@ class State:
     """One container's record. `folder` is its place under --root."""
 
     __slots__ = (
-        "_config", "annotations", "bundle", "cgroup", "created", "folder", "id", "losses", "mechanisms", "pid",
-        "rootfs", "start_time", "uid",
+        "_config", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
+        "mechanisms", "pid", "rootfs", "start_time", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -62,6 +62,8 @@ class State:
         self.annotations: dict[str, str] = {}
         self.mechanisms: dict[str, str] = {}
         self.losses: dict[str, str] = {}
+        self.hooks: list[str] = []  # kinds the bundle has; told here because reading config.json takes its time
+        self.listener = False  # whether a seccomp agent waits
         self.cgroup = Cgroup([])
         self._config: bundles.Bundle | None = None
 
@@ -90,6 +92,8 @@ class State:
             "annotations": self.annotations,
             "mechanisms": self.mechanisms,
             "losses": self.losses,
+            "hooks": self.hooks,
+            "listener": self.listener,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -135,6 +139,8 @@ class State:
         """The bundle as it was when the container was created."""
         if self._config:
             return self._config
+        from . import bundle as bundles
+
         path = f"{self.folder}/config.json"
         return bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
 
@@ -212,6 +218,8 @@ def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, in
     state = State(folder, container, bundle.path, bundle.rootfs)
     state.created = rfc3339(time.time())
     state.annotations = bundle.annotations
+    state.hooks = [kind for kind, hooks in (bundle.config.get("hooks") or {}).items() if hooks]
+    state.listener = bool((bundle.linux.get("seccomp") or {}).get("listenerPath"))
     state._config = bundle
     return state, held
 
@@ -249,6 +257,8 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.annotations = value["annotations"]
     state.mechanisms = value["mechanisms"]
     state.losses = value["losses"]
+    state.hooks = value["hooks"]
+    state.listener = value["listener"]
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

@@ -9,13 +9,13 @@ import time
 from .. import files
 from ..constants import SIGKILL
 from ..errors import JoeyError, KernelError
-from . import device_bpf, device_list
 from .layout import DEFAULT_PARENT, Hierarchy, hierarchies, own_paths
-from .settings import Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .settings import Setting
 
 REMOVE_SECONDS = 5.0
 MAKE_ATTEMPTS = 100
@@ -185,6 +185,8 @@ class Cgroup:
 
         `in_use`: the group has processes; they keep what both the old and the new rules allow all the while.
         """
+        from . import device_bpf, device_list  # here: what only starts or ends containers does without ctypes
+
         group = self.group_of("devices")
         if group is None:
             unified = next((item for item in self.groups if item.version == 2), None)

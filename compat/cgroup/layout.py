@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .. import files, libc
+from .. import files
 
 # Where joey mounts v1 hierarchies that nobody mounted (2.6.32 without cgconfig, minimal VMs).
 OWN_MOUNTS = "/run/joey/cgroup"
@@ -84,6 +84,8 @@ def mount_own(controller: str) -> Hierarchy:
 
     Raises KernelError: EBUSY when another hierarchy holds the controller.
     """
+    from .. import libc
+
     target = f"{OWN_MOUNTS}/{controller}"
     os.makedirs(target, mode=0o755, exist_ok=True)
     libc.mount("cgroup", target, "cgroup", 2 | 4 | 8, controller)

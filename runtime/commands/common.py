@@ -1,56 +1,11 @@
-"""What several commands share: plan options, making a plan, the container of a command line."""
+"""What every command on a container shares. Few imports: `state`, `kill`, `start` and `delete` are to be quick."""
 
 from __future__ import annotations
 
 import os
 
-from ...compat.errors import UsageError
-from ...probes.cache import cached_or_probed
-from ...probes.plan import Need, Plan, plan
-from .. import bundle as bundles
-from .. import log, state
-from ..options import Arguments, Option
-
-PLAN_OPTIONS = (
-    Option("--policy", "POLICY", "strict (default): refuse weaker protection; permissive: go on and say what is lost"),
-    Option("--force", "FEATURE=MECHANISM", "use this mechanism for a feature; may be repeated", many=True),
-)
-BUNDLE_OPTION = Option("--bundle -b", "DIR", "the bundle: a folder with config.json", default=".")
-
-
-def policy_of(arguments: Arguments) -> str:
-    """The policy of the command, else of the global options, else of $JOEY_POLICY, else strict."""
-    return arguments.text("policy") or arguments.shared.text("policy") or os.environ.get("JOEY_POLICY", "") or "strict"
-
-
-def forced_of(arguments: Arguments) -> dict[str, str]:
-    """--force options as feature -> mechanism."""
-    out = {}
-    for word in arguments.many("force"):
-        feature, equals, mechanism = word.partition("=")
-        if not equals:
-            raise UsageError(f'--force: "{word}" is not FEATURE=MECHANISM', "see the features with: joey plan")
-        out[feature] = mechanism
-    return out
-
-
-def plan_here(needs: list[Need], arguments: Arguments) -> Plan:
-    """The plan for this machine, by its cached report; refusals raise PlanRefused."""
-    made = plan(cached_or_probed(), needs, policy_of(arguments), forced_of(arguments))
-    made.require()
-    return made
-
-
-def say_losses(made: Plan) -> None:
-    """Tell what the container does without."""
-    for choice in made.losses:
-        log.warn(f"{choice.feature}: {choice.mechanism} is used: {choice.lost}")
-
-
-def say_unknown_capabilities(bundle: bundles.Bundle) -> None:
-    """The runtime-spec asks for a warning, not an error."""
-    for name in bundles.unknown_capabilities(bundle.process):
-        log.warn(f"process.capabilities: nobody knows {name}; ignored")
+from .. import state
+from ..options import Arguments
 
 
 def container_of(arguments: Arguments) -> state.State:

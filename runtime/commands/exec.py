@@ -9,13 +9,14 @@ from ...compat.constants import CAPABILITIES
 from ...compat.errors import BundleError, JoeyError, StateError, UsageError
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
-from .. import container, launch, schema
+from .. import launch, prepare, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
 from ..needs import exec_needs
 from ..options import Arguments, Command, Option
 from ..state import State
-from .common import PLAN_OPTIONS, container_of, plan_here, say_unknown_capabilities
+from .common import container_of
+from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities
 
 EXEC_FAILED = 255
 
@@ -54,14 +55,14 @@ def _exec(arguments: Arguments, state: State) -> int:
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)
     start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))
-    container.listen_for_seccomp(start, bundle, state, status)
+    prepare.listen_for_seccomp(start, bundle, state, status)
     launch.run_parent(start.parent)
     try:
         if arguments.given("pid-file"):
             files.write_atomically(arguments.text("pid-file"), str(start.clone.pid), 0o644)
         if foreground:
             foreground.forward()
-        container.release(start.channel)
+        prepare.release(start.channel)
     except BaseException:
         start.clone.undo()
         raise

@@ -10,7 +10,7 @@ from .. import bundle as bundles
 from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..tables import Table
-from .common import BUNDLE_OPTION, PLAN_OPTIONS, forced_of, policy_of
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, forced_of, policy_of
 
 
 def run(arguments: Arguments) -> int:

@@ -7,13 +7,14 @@ import os
 from ...compat import files
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
-from .. import container, log
+from .. import container, log, prepare
 from ..build import Options, Start, steps
 from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..state import State, check_id
 from ..steps import Step
-from .common import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, root_of, say_losses, say_unknown_capabilities
+from .common import root_of
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, say_losses, say_unknown_capabilities
 
 CREATE_OPTIONS = (
     BUNDLE_OPTION,
@@ -53,7 +54,7 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
         return None
     say_losses(plan)
     text = files.read_text(f"{bundle.path}/config.json", bundles.CONFIG_LIMIT)
-    made, start = container.create(root_of(arguments), name, bundle, plan, options, text)
+    made, start = prepare.create(root_of(arguments), name, bundle, plan, options, text)
     if arguments.given("pid-file"):
         try:
             files.write_atomically(arguments.text("pid-file"), str(made.pid), 0o644)
@@ -106,7 +107,7 @@ def run(arguments: Arguments) -> int:
     if foreground:
         foreground.forward()
     try:
-        container.release(start.channel)
+        prepare.release(start.channel)
         container.poststart(state)
     except BaseException:
         container.take_down(state)

@@ -14,7 +14,7 @@ from ..conftest import Joey, MakeBundle
 SRC = Path(__file__).parent.parent.parent / "src"
 
 # Loaded by the interpreter itself, or C modules without a cost.
-CHEAP = {"_abc", "_codecs", "_collections_abc", "_ctypes", "_io", "_json", "_signal", "_socket", "_stat", "_struct",
+CHEAP = {"_abc", "binascii", "_codecs", "_collections_abc", "_ctypes", "_io", "_json", "_signal", "_socket", "_stat", "_struct",
          "_frozen_importlib_external", "abc", "codecs", "encodings", "encodings.aliases", "encodings.utf_8", "errno",
          "fcntl", "genericpath", "io", "marshal", "os", "posix", "posixpath", "resource", "select", "stat", "termios",
          "time", "zipimport", "_locale", "_bootlocale"}  # fmt: skip

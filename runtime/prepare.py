@@ -1,0 +1,60 @@
+"""Making a container or an exec's process: up to the point before its exec, and over it."""
+
+from __future__ import annotations
+
+from ..compat import files
+from ..compat.errors import UsageError
+from . import build, launch, state
+from .build import Options, Start
+from .bundle import Bundle
+from .channel import Channel
+from .state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..probes.plan import Plan
+
+
+def create(
+    root: str, container: str, bundle: Bundle, plan: Plan, options: Options, config_text: str
+) -> tuple[State, Start]:
+    """Make a container and bring its process up to the point before the exec. On failure nothing is left behind."""
+    _check_terminal(bundle, options)
+    made, held = state.create(root, container, bundle)
+    try:
+        made.set_plan(plan)
+        files.write_atomically(f"{made.folder}/config.json", config_text)
+        start = build.steps(bundle, plan, made, options)
+        listen_for_seccomp(start, bundle, made, "creating")
+        launch.run_parent(start.parent)
+    except BaseException:
+        made.forget()
+        raise
+    finally:
+        state.unlock(held)
+    return made, start
+
+
+def _check_terminal(bundle: Bundle, options: Options) -> None:
+    """A terminal needs somebody at its other end (runtime.md; runc's words)."""
+    wants = bool(bundle.process.get("terminal"))
+    if wants and options.detach and not options.console_socket:
+        raise UsageError("process.terminal is true: a detached container needs --console-socket")
+    if options.console_socket and not wants:
+        raise UsageError("--console-socket given, but process.terminal is false")
+    if options.console_socket and not options.detach:
+        raise UsageError("--console-socket needs a detached container: use create, or --detach")
+
+
+def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) -> None:
+    """Have the seccomp listener of a start handed to the bundle's agent, where there is one."""
+    if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
+        from .listener import forwarder
+
+        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
+
+
+def release(channel: Channel) -> None:
+    """Let the prepared process exec, and wait until it has. Raises StepError when the exec failed."""
+    channel.send(b"go")
+    channel.wait_for_exec()
