@@ -103,11 +103,11 @@ def unmount_below(folder: Path) -> None:
 
 
 def limits() -> list[str]:
-    """The hard limits here, in containers.conf's words: podman's own defaults may be above them."""
+    """Limits in containers.conf's words that may be set here: podman's own defaults may be above the hard ones."""
     words = []
     for name, what in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
         hard = resource.getrlimit(what)[1]
-        value = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+        value = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
         words.append(f"{name}={value}:{value}")
     return words
 
