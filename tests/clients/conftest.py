@@ -85,6 +85,16 @@ def image(busybox_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def answers(client: Client, daemon: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a daemon talks to its client; one that ended shows its last words."""
+
+    def up() -> bool:
+        assert daemon.poll() is None, log.read_text()[-2000:]
+        return client("version", status=None).returncode == 0
+
+    until(up, f"{daemon.args!r}", 60)
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a daemon this session started, by its pid."""
     process.terminate()
@@ -182,7 +192,7 @@ address = "{folder}/t.sock"
             stderr=log,
         )
         client = Containerd(["ctr", "--address", f"{folder}/c.sock"], holder)
-        until(lambda: client("version", status=None).returncode == 0, f"containerd ({folder}/log)")
+        answers(client, daemon, folder / "log")
         client("image", "import", "--no-unpack", str(archive))
         yield client
         stop(daemon)
@@ -239,12 +249,13 @@ class Docker(Client):
 def docker(holder: int, image: Path) -> Iterator[Docker]:
     need("docker", "dockerd", "containerd")
     folder = Path(tempfile.mkdtemp(prefix="jd-", dir="/tmp"))
+    (folder / "daemon.json").write_text("{}")
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(
             [
                 *("nsenter", f"--net=/proc/{holder}/ns/net", "dockerd", "-H", f"unix://{folder}/d.sock"),
                 *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/d.pid"),
-                *("--config-file", "/dev/null", "--bridge", "none", "--iptables=false", "--ip6tables=false"),
+                *("--config-file", f"{folder}/daemon.json", "--bridge", "none", "--iptables=false", "--ip6tables=false"),
                 *("--storage-driver", "vfs", "--exec-opt", "native.cgroupdriver=cgroupfs"),
                 *("--add-runtime", f"joey={RUNTIME}", "--default-runtime", "joey"),
             ],
@@ -252,7 +263,7 @@ def docker(holder: int, image: Path) -> Iterator[Docker]:
             stderr=log,
         )
         client = Docker(["docker", "-H", f"unix://{folder}/d.sock"], holder, {"DOCKER_CONFIG": str(folder)})
-        until(lambda: client("version", status=None).returncode == 0, f"dockerd ({folder}/log)", 60)
+        answers(client, daemon, folder / "log")
         client("import", str(image), "bb")
         yield client
         stop(daemon)

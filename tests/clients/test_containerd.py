@@ -67,8 +67,7 @@ def test_pause_resume_and_metrics(containerd: Containerd, name: str) -> None:
 
 
 def test_kill_gives_the_status_and_rm_leaves_nothing(containerd: Containerd, name: str) -> None:
-    (group,) = Path("/sys/fs/cgroup").glob(f"*/default/{name}") if Path("/sys/fs/cgroup/pids").is_dir() else [None]
-    assert group is None or group.is_dir()
+    assert list(Path("/sys/fs/cgroup").glob(f"**/default/{name}"))
     containerd("task", "kill", "--signal", "SIGTERM", name)
     until(lambda: status(containerd, name) == "STOPPED", "the end of the task")
     containerd("task", "rm", name, status=3)
@@ -76,10 +75,3 @@ def test_kill_gives_the_status_and_rm_leaves_nothing(containerd: Containerd, nam
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
     assert not list(Path("/run/containerd/runc").glob(f"**/{name}"))
     assert name not in Path("/proc/self/mountinfo").read_text()
-
-
-def test_create_then_start(containerd: Containerd) -> None:
-    name = f"c{uuid.uuid4().hex[:8]}"
-    containerd("container", "create", *containerd.runtime, "--snapshotter", "native", IMAGE, name, "sh", "-c", "exit 4")
-    assert containerd("task", "start", name, status=4).returncode == 4
-    remove(containerd, name)
