@@ -50,10 +50,10 @@ class Client:
             command = ["script", "-qec", " ".join(f"'{word}'" for word in command), "/dev/null"]
         # to files, not pipes: what a client leaves behind keeps its standard streams open
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+            stdin: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
             code = subprocess.run(
-                command, stdout=out, stderr=err, text=True, check=False, timeout=60, env=self.environment, **stdin  # type: ignore[call-overload]
-            ).returncode  # fmt: skip
+                command, stdout=out, stderr=err, text=True, check=False, timeout=60, env=self.environment, **stdin
+            ).returncode
             for stream in (out, err):
                 stream.seek(0)
             done = Done(command, code, out.read().replace("\r\n", "\n"), err.read())
@@ -172,7 +172,13 @@ class Containerd(Client):
 def containerd(holder: int, image: Path) -> Iterator[Containerd]:
     need("containerd", "ctr", "containerd-shim-runc-v2")
     folder = Path(tempfile.mkdtemp(prefix="jc-", dir="/tmp"))
-    off = ["grpc.v1.cri", "snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.devmapper", "snapshotter.v1.aufs"]
+    off = [
+        "grpc.v1.cri",
+        "snapshotter.v1.btrfs",
+        "snapshotter.v1.zfs",
+        "snapshotter.v1.devmapper",
+        "snapshotter.v1.aufs",
+    ]
     (folder / "config.toml").write_text(f"""
 version = 2
 root = "{folder}/root"
@@ -255,7 +261,14 @@ def docker(holder: int, image: Path) -> Iterator[Docker]:
             [
                 *("nsenter", f"--net=/proc/{holder}/ns/net", "dockerd", "-H", f"unix://{folder}/d.sock"),
                 *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/d.pid"),
-                *("--config-file", f"{folder}/daemon.json", "--bridge", "none", "--iptables=false", "--ip6tables=false"),
+                *(
+                    "--config-file",
+                    f"{folder}/daemon.json",
+                    "--bridge",
+                    "none",
+                    "--iptables=false",
+                    "--ip6tables=false",
+                ),
                 *("--storage-driver", "vfs", "--exec-opt", "native.cgroupdriver=cgroupfs"),
                 *("--add-runtime", f"joey={RUNTIME}", "--default-runtime", "joey"),
             ],

@@ -18,7 +18,9 @@ ALONE = ("--network", "none")
 def box(docker: Docker) -> str:
     name = f"c{uuid.uuid4().hex[:8]}"
     command = ("sh", "-c", 'trap "exit 3" TERM; echo hello; while :; do sleep 0.1; done')
-    docker("run", "-d", "--name", name, *ALONE, "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "bb", *command)
+    docker(
+        "run", "-d", "--name", name, *ALONE, "--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "bb", *command
+    )
     return name
 
 
@@ -63,8 +65,20 @@ def test_update_stats_stop_and_restart(docker: Docker, box: str) -> None:
 
 
 def test_a_locked_down_container(docker: Docker) -> None:
-    hard = ("--user", "1234", "--cap-drop", "ALL", "--read-only", "--tmpfs", "/tmp", "--security-opt", "no-new-privileges")
-    script = "id -u; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; touch /tmp/y && echo ok; touch /x"
+    hard = (
+        "--user",
+        "1234",
+        "--cap-drop",
+        "ALL",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--security-opt",
+        "no-new-privileges",
+    )
+    script = (
+        "id -u; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; touch /tmp/y && echo ok; touch /x"
+    )
     done = docker("run", "--rm", *ALONE, *hard, "bb", "sh", "-c", script, status=1)
     assert done.stdout.split() == ["1234", "CapEff:", "0000000000000000", "NoNewPrivs:", "1", "ok"]
 

@@ -70,7 +70,9 @@ def test_pause_and_unpause(podman: Podman, box: str) -> None:
 
 def test_limits_and_their_update(podman: Podman, box: str) -> None:
     def limit() -> str:
-        (group,) = Path("/sys/fs/cgroup").glob(f"memory/**/libpod-{podman('inspect', '--format', '{{.Id}}', box).stdout.strip()}")
+        (group,) = Path("/sys/fs/cgroup").glob(
+            f"memory/**/libpod-{podman('inspect', '--format', '{{.Id}}', box).stdout.strip()}"
+        )
         return (group / "memory.limit_in_bytes").read_text()
 
     if not Path("/sys/fs/cgroup/memory").is_dir():
@@ -112,10 +114,26 @@ def test_a_seccomp_profile(podman: Podman, tmp_path: Path) -> None:
 def test_privileged_device_sysctl_and_shm(podman: Podman) -> None:
     here = re.search(r"CapBnd:\t(\w+)", Path("/proc/self/status").read_text())
     assert here
-    assert f"CapEff:\t{here[1]}" in podman("run", "--rm", *ALONE, "--privileged", "bb", "cat", "/proc/self/status").stdout
-    options = ("--device", "/dev/null:/dev/also", "--sysctl", "net.ipv4.ip_forward=1", "--shm-size", "1m", "--hostname", "foo")
+    assert (
+        f"CapEff:\t{here[1]}" in podman("run", "--rm", *ALONE, "--privileged", "bb", "cat", "/proc/self/status").stdout
+    )
+    options = (
+        "--device",
+        "/dev/null:/dev/also",
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "--shm-size",
+        "1m",
+        "--hostname",
+        "foo",
+    )
     script = "cat /proc/sys/net/ipv4/ip_forward; mount | grep -o size=1024k; hostname; echo x > /dev/also && echo ok"
-    assert podman("run", "--rm", *ALONE, *options, "bb", "sh", "-c", script).stdout.split() == ["1", "size=1024k", "foo", "ok"]
+    assert podman("run", "--rm", *ALONE, *options, "bb", "sh", "-c", script).stdout.split() == [
+        "1",
+        "size=1024k",
+        "foo",
+        "ok",
+    ]
 
 
 def test_a_user_namespace(podman: Podman) -> None:
