@@ -50,12 +50,12 @@ def write_text(path: str, text: str) -> None:
         os.close(fd)
 
 
-def write_atomically(path: str, text: str, mode: int = 0o600) -> None:
+def write_atomically(path: str, text: str | bytes, mode: int = 0o600) -> None:
     """Replace `path` by a file with `text`: written beside it, then renamed. A killed writer leaves the old file."""
     temporary = f"{path}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        data = text.encode("utf-8", "surrogateescape")
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
         while data:
             data = data[os.write(fd, data) :]
     except BaseException:

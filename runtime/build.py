@@ -372,8 +372,8 @@ def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSec
     section = bundle.linux.get("seccomp")
     if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
         return None
-    from ..compat.seccomp.profile import compile_profile
     from ..compat.seccomp.words import FLAGS, notifies
+    from .filters import compiled
 
     flags = 0
     for name in section.get("flags") or []:
@@ -383,7 +383,7 @@ def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSec
         flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
         if flags & SECCOMP_FILTER_FLAG_TSYNC:
             flags |= SECCOMP_FILTER_FLAG_TSYNC_ESRCH  # without it the two can't go together (Linux 5.7)
-    return process.InstallSeccomp(compile_profile(section), flags, channel)
+    return process.InstallSeccomp(compiled(section), flags, channel)
 
 
 def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
