@@ -123,9 +123,7 @@ def limits() -> list[str]:
 
 
 class Podman(Client):
-    """podman with a store of its own; `joey_root` is the --root its containers have."""
-
-    joey_root: Path
+    """podman with a store of its own."""
 
 
 @pytest.fixture(scope="session")
