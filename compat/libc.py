@@ -78,6 +78,7 @@ _move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
 _sched_setattr = _numbered("sched_setattr", c_int, c_void_p, c_uint)
 _ioprio_set = _numbered("ioprio_set", c_int, c_int, c_int)
 _fstatfs = _prototype("fstatfs", c_int, c_void_p)
+_statfs = _prototype("statfs", c_char_p, c_void_p)
 _mount_setattr = _numbered("mount_setattr", c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
 _keyctl = _numbered("keyctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
@@ -212,10 +213,16 @@ def ioprio_set(io_class: int, priority: int) -> None:
     _check("ioprio_set", _ioprio_set(1, 0, io_class << 13 | priority))
 
 
-def fs_type(fd: int) -> int:
-    """f_type of the file system that `fd` is on. Source: fstatfs(2)."""
+def fs_type(place: int | str) -> int:
+    """f_type of the file system that a descriptor or path is on. Source: statfs(2).
+
+    fstatfs of an O_PATH descriptor is EBADF before Linux 3.6 (55815f70147d): its /proc/self/fd path works there too.
+    """
     buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
-    _check("fstatfs", _fstatfs(fd, buffer))
+    if isinstance(place, int):
+        _check("fstatfs", _fstatfs(place, buffer))
+    else:
+        _check("statfs", _statfs(os.fsencode(place), buffer), place)
     return ctypes.c_long.from_buffer(buffer).value
 
 

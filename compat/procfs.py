@@ -1,4 +1,4 @@
-"""Opening a file of the calling process in a /proc that hostile hands may have mounted over (CVE-2019-16884)."""
+"""A /proc that hostile hands may have mounted over (CVE-2019-16884), and mounts over it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ from .errors import JoeyError
 
 PROC_SUPER_MAGIC = 0x9FA0
 _ROOT_INODE = 1
+
+# What a bundle may mount over: files that lxcfs and its like show in their own way, and that nothing is written to
+# by a runtime. The list is runc's.
+OPEN_TO_MOUNTS = frozenset(
+    f"/proc/{name}"
+    for name in ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime",
+                 "sys/crypto/fips_enabled", "sys/kernel/ns_last_pid")
+)  # fmt: skip
+
+
+def check_target(fd: int, root: str, destination: str, shows_proc: bool) -> None:
+    """Refuse to mount over the container's /proc, on which masks and labels rely, but for `OPEN_TO_MOUNTS`.
+
+    `fd` is the open mount target below the folder `root`; `shows_proc` says that what is mounted is proc itself (CVE-2025-52881).
+    Raises JoeyError.
+    """
+    inside = os.readlink(f"/proc/self/fd/{fd}").removeprefix(root.rstrip("/"))
+    if inside == "/proc":
+        if not shows_proc:
+            raise JoeyError(f"{destination}: only proc may be mounted on /proc", slug="proc-covered")
+    elif libc.fs_type(f"/proc/self/fd/{fd}") == PROC_SUPER_MAGIC and inside not in OPEN_TO_MOUNTS:
+        hint = "of /proc only these may be mounted over: " + " ".join(sorted(OPEN_TO_MOUNTS))
+        raise JoeyError(f"{destination} is in /proc, where masks and settings must hold", hint, slug="proc-covered")
 
 
 def open_own(file: str, flags: int) -> int:

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from ...compat import libc, terminal
+from ...compat import libc, procfs, terminal
 from ...compat.constants import MS_BIND
 from ...compat.errors import KernelError, StepError
 from ...compat.mounting import at
@@ -46,6 +46,7 @@ class MakeConsole(Step):
         os.fchown(peer, self.uid, -1)
         console = self.root.make_file("/dev/console")
         try:
+            procfs.check_target(console, self.root.path, "/dev/console", shows_proc=False)
             libc.mount(at(peer), at(console), "", MS_BIND)
         finally:
             os.close(console)

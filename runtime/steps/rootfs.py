@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ...compat import files, libc, mounting
+from ...compat import files, libc, mounting, procfs
 from ...compat.cgroup.group import Cgroup
 from ...compat.constants import (
     MS_BIND,
@@ -117,6 +117,8 @@ class MountEntry(Step):
             raise StepError(f"source {self.source}: {error.strerror}") from None
         fd = self.root.make_directories(self.destination) if is_directory else self.root.make_file(self.destination)
         try:
+            shows_proc = libc.fs_type(self.source) == procfs.PROC_SUPER_MAGIC
+            procfs.check_target(fd, self.root.path, self.destination, shows_proc)
             if self.tree >= 0:
                 libc.move_mount_onto(self.tree, fd)
             else:
@@ -139,6 +141,7 @@ class MountEntry(Step):
         try:
             if kind in ("proc", "sysfs"):
                 self._refuse_links(fd)
+            procfs.check_target(fd, self.root.path, self.destination, kind == "proc")
             if kind == "tmpfs":
                 flags &= ~MS_RDONLY  # made read-only by FinishReadOnly, once what goes into it is there
                 if "mode=" not in data:
@@ -300,6 +303,7 @@ class MakeDevices(Step):
     def _bind(self, device: dict[str, Any]) -> None:
         fd = self.root.make_file(device["path"])
         try:
+            procfs.check_target(fd, self.root.path, device["path"], shows_proc=False)
             libc.mount(device["path"], at(fd), "", MS_BIND)
         finally:
             os.close(fd)
