@@ -22,7 +22,7 @@ OPEN_TO_MOUNTS = frozenset(
 def check_target(fd: int, root: str, destination: str, shows_proc: bool) -> None:
     """Refuse to mount over the container's /proc, on which masks and labels rely, but for `OPEN_TO_MOUNTS`.
 
-    `fd` is the open mount target below the folder `root`; `shows_proc` says that what is mounted is proc itself (CVE-2025-52881).
+    `fd` is the open mount target below the folder `root`; `shows_proc`: what is mounted is proc (CVE-2025-52881).
     Raises JoeyError.
     """
     inside = os.readlink(f"/proc/self/fd/{fd}").removeprefix(root.rstrip("/"))
