@@ -51,9 +51,15 @@ class Client:
         # to files, not pipes: what a client leaves behind keeps its standard streams open
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             stdin: dict[str, Any] = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
+            if tty:  # a keyboard that is not used: podman drops the output of a terminal whose input has ended
+                keyboard = os.pipe()
+                stdin = {"stdin": keyboard[0]}
             code = subprocess.run(
                 command, stdout=out, stderr=err, text=True, check=False, timeout=60, env=self.environment, **stdin
             ).returncode
+            if tty:
+                os.close(keyboard[0])
+                os.close(keyboard[1])
             for stream in (out, err):
                 stream.seek(0)
             done = Done(command, code, out.read().replace("\r\n", "\n"), err.read())
