@@ -247,8 +247,18 @@ class Cgroup:
                 return inside
         raise JoeyError(f"can't join {group.path}: it has groups with controllers below it", slug="cgroup")
 
+    def in_use(self) -> bool:
+        """Whether there are processes in the groups or below, those of other pid namespaces included."""
+        return bool(self._procs())
+
     def pids(self) -> list[int]:
-        """Every process in the groups and below, in pid order. A vanished group counts as empty."""
+        """Every process in the groups and below, in pid order. A vanished group counts as empty.
+
+        Processes outside of our pid namespace, which read as 0, are left out: kill(0) would be our own process group.
+        """
+        return sorted(self._procs() - {0})
+
+    def _procs(self) -> set[int]:
         found: set[int] = set()
         for group in self.groups:
             for directory, _, _ in os.walk(group.path):
@@ -260,7 +270,7 @@ class Cgroup:
                         continue
             if found:
                 break
-        return sorted(found)
+        return found
 
     def freeze(self, frozen: bool) -> bool:
         """Freeze or thaw; False where no hierarchy has a freezer. Waits until the kernel says it is done."""

@@ -84,7 +84,7 @@ class MakeCgroup(Step):
         self.cgroup.make()
 
     def _in_use(self, group: Group) -> bool:
-        return os.path.isdir(group.path) and bool(Cgroup([group]).pids())
+        return os.path.isdir(group.path) and Cgroup([group]).in_use()
 
     def undo(self) -> None:
         if self.ours:

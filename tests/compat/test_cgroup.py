@@ -13,7 +13,7 @@ import pytest
 
 from joey.compat import files
 from joey.compat.cgroup import device_bpf, device_list, layout
-from joey.compat.cgroup.group import Cgroup
+from joey.compat.cgroup.group import Cgroup, Group
 from joey.compat.cgroup.settings import controllers_needed, settings, weight_of_shares
 from joey.compat.errors import BundleError, JoeyError
 
@@ -211,3 +211,15 @@ def test_device_rules_of_a_group_in_use_change_by_their_difference(
     present: str, rules: list[dict[str, Any]], expected: list[tuple[bool, str]]
 ) -> None:
     assert device_list.changes(present, rules) == expected
+
+
+def test_processes_of_other_pid_namespaces_count_and_are_never_signalled(tmp_path: Path) -> None:
+    """The kernel shows them as 0, and kill(0) would be our own process group."""
+    (tmp_path / "cgroup.procs").write_text("0\n0\n7\n")
+    (tmp_path / "tasks").write_text("0\n0\n7\n")
+    assert Cgroup([Group(1, ("pids",), str(tmp_path))]).pids() == [7]
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    (tmp_path / "tasks").write_text("0\n")
+    cgroup = Cgroup([Group(1, ("pids",), str(tmp_path))])
+    assert cgroup.pids() == []
+    assert cgroup.in_use()
