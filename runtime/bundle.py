@@ -159,7 +159,8 @@ def _check_scheduler(scheduler: dict[str, Any]) -> None:
 
 def unknown_capabilities(process: dict[str, Any]) -> list[str]:
     """Names of capabilities nobody knows: to be warned of, not refused (config.md, "capabilities")."""
-    names = {name for group in (process.get("capabilities") or {}).values() for name in group}
+    sets = process.get("capabilities") or {}
+    names = {name for kind in schema.CAPABILITY_SETS for name in sets.get(kind) or []}
     return sorted(names - set(CAPABILITIES))
 
 

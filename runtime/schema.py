@@ -23,11 +23,16 @@ MAX_UINT64 = (1 << 64) - 1
 
 
 def text(value: Any, field: str) -> None:
-    """A string without NUL bytes."""
+    """A string that can be a path or an argument: no NUL bytes, no halves of surrogate pairs."""
     if not isinstance(value, str):
         raise BundleError(field, f"expected a string, found {_kind(value)}")
     if "\0" in value:
         raise BundleError(field, "has a NUL byte in it")
+    if not value.isascii():
+        try:
+            value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise BundleError(field, "has half of a surrogate pair in it (\\ud800 to \\udfff)") from None
 
 
 def full_text(value: Any, field: str) -> None:
@@ -91,6 +96,7 @@ def map_of(item: Check) -> Check:
         if not isinstance(value, dict):
             raise BundleError(field, f"expected an object, found {_kind(value)}")
         for key, entry in value.items():
+            text(key, f"{field}[{key!r}]")
             item(entry, f"{field}[{key!r}]")
 
     return check
@@ -154,6 +160,8 @@ int64 = integer(-MAX_INT64 - 1, MAX_INT64)
 uint64 = integer(0, MAX_UINT64)
 texts = list_of(text)
 
+CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+
 HOOK = record("path", path=absolute, args=texts, env=texts, timeout=integer(1, 86400))
 ID_MAPPING = record("containerID hostID size", containerID=uint32, hostID=uint32, size=integer(1, MAX_UINT32))
 DEVICE_RATE = record("major minor rate", major=int64, minor=int64, rate=uint64)
@@ -166,7 +174,7 @@ PROCESS = record(
     env=texts,
     args=list_of(text),
     rlimits=list_of(record("type soft hard", type=text, soft=uint64, hard=uint64)),
-    capabilities=record(bounding=texts, effective=texts, permitted=texts, inheritable=texts, ambient=texts),
+    capabilities=record("", **dict.fromkeys(CAPABILITY_SETS, texts)),
     noNewPrivileges=boolean,
     oomScoreAdj=integer(-1000, 1000),
     apparmorProfile=text,

@@ -45,6 +45,9 @@ BAD = [
     ("process.args", [], "process.args: must name a program"),
     ("process.args", ["a\0b"], "process.args[0]: has a NUL byte"),
     ("process.args", "true", "process.args: expected an array"),
+    ("process.args", ["\ud800"], "process.args[0]: has half of a surrogate pair"),
+    ("root.path", "\ud800", "root.path: has half of a surrogate pair"),
+    ("annotations", {"\udfff": "x"}, "has half of a surrogate pair"),
     ("process.user", {"uid": -1, "gid": 0}, "process.user.uid: -1 is outside"),
     ("process.user", {"uid": "root"}, 'process.user.uid: expected a whole number, found the string "root"'),
     ("process.user", {"uid": True}, "process.user.uid: expected a whole number, found true"),
@@ -201,3 +204,7 @@ def test_any_value_anywhere_is_taken_or_refused_never_a_crash(path: str, value: 
 def test_the_template_is_valid_in_both_kinds() -> None:
     for rootless in (False, True):
         schema.CONFIG(template(rootless), "")
+
+
+def test_unknown_members_of_capabilities_are_ignored() -> None:
+    assert bundles.unknown_capabilities({"capabilities": {"kind": 2, "bounding": ["CAP_X"]}}) == ["CAP_X"]
