@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from . import libc
@@ -15,6 +16,7 @@ from .constants import (
     CLONE_NEWUSER,
     CLONE_NEWUTS,
 )
+from .errors import KernelError
 
 # OCI name -> (clone flag, /proc/PID/ns file), in the order they are joined: user first, mount last.
 NAMESPACES = {
@@ -37,6 +39,23 @@ def open_namespace(path: str) -> int:
 def join(fd: int, name: str) -> None:
     """Enter the namespace `fd`, checked by the kernel to be of kind `name`. Raises KernelError."""
     libc.setns(fd, NAMESPACES[name][0])
+
+
+def may_return(name: str) -> bool:
+    """Whether this process may enter its own namespace `name` again, having left it.
+
+    Root of a user namespace may not: the host's namespaces are not its own. Source: setns(2), EPERM.
+    """
+    fd = open_namespace(f"/proc/self/ns/{NAMESPACES[name][1]}")
+    try:
+        join(fd, name)
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def same(one: str, other: str) -> bool:

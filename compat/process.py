@@ -8,6 +8,19 @@ from . import files
 from .errors import UsageError
 
 
+def serves_plain_user() -> bool:
+    """Whether a plain user started this: not root, or root only of a user namespace that a plain user made.
+
+    Rootless podman calls its runtime in such a namespace: ids are mapped, /run and the cgroups are still the host's.
+    $USER tells it from root of a whole system in a user namespace (LXC), as runc does. Source: user_namespaces(7).
+    """
+    if os.geteuid() != 0:
+        return True
+    if os.environ.get("USER") == "root":
+        return False
+    return files.read_line("/proc/self/uid_map").split() not in ([], ["0", "0", "4294967295"])
+
+
 def start_time(pid: int) -> int:
     """The process's start in clock ticks since boot; 0 when there is none or it is a zombie. Source: proc(5), stat."""
     try:

@@ -7,7 +7,7 @@ from binascii import crc32
 from fcntl import LOCK_EX, flock
 
 from .. import __version__
-from ..compat import files
+from ..compat import files, process
 from ..compat.errors import JoeyError, ReportError
 from .report import KernelReport, load
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def directory() -> str:
     """Where caches go: /run/joey for root, else $XDG_RUNTIME_DIR/joey or ~/.cache/joey."""
-    if os.geteuid() == 0:
+    if not process.serves_plain_user():
         return "/run/joey"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):

@@ -250,6 +250,8 @@ _TABLE = (
         Mechanism("v1", ("cgroup.devices@1",)),
         Mechanism("bpf", ("cgroup.v2.devices",)),
         Mechanism("v1-own-mount", ("cgroup.devices@unmounted",)),
+        Mechanism("user-namespace", ("device.no-mknod",),
+                  "no device can be made inside; those the bundle binds in are guarded by their modes alone"),
         Mechanism("none", (), "a process with CAP_MKNOD can open every device of the host", weaker=True),
     ),
 )  # fmt: skip

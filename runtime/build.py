@@ -21,7 +21,7 @@ from ..compat.constants import (
     SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
 )
 from ..compat.mountflags import MountOptions
-from ..compat.namespaces import NAMESPACES
+from ..compat.namespaces import NAMESPACES, may_return
 from ..compat.rootpath import Root
 from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
@@ -85,7 +85,7 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
     late = [name for name in ("cgroup", "time") if bundle.creates(name)]
     offsets = time_offsets(bundle)
     by_parent = None
-    if "time" in late and os.geteuid() == 0:
+    if "time" in late and may_return("time"):
         by_parent = parent.MakeTimeNamespace(offsets)
         late.remove("time")
     if plan.mechanism("cgroupns") == "none":
@@ -133,9 +133,7 @@ def _id_mapped(bundle: Bundle, child: list[Step]) -> list[Step]:
 
 def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
     """The container's groups in the hierarchies that are mounted now and that this user may write to."""
-    hierarchies = layout.hierarchies()
-    if os.geteuid() != 0:
-        hierarchies = [item for item in hierarchies if os.access(item.mount, os.W_OK)]
+    hierarchies = [item for item in layout.hierarchies() if os.access(item.mount, os.W_OK)]
     return Cgroup.at(hierarchies, cgroup_path(bundle, container))
 
 
@@ -167,7 +165,7 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
     resources = granted(bundle.resources, plan)
     if resources:
         out.append(parent.LimitCgroup(cgroup, resources))
-    if plan.mechanism("device-rules") not in ("", "none"):
+    if plan.mechanism("device-rules") not in ("", "user-namespace", "none"):
         out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
     out += before
     out.append(clone)

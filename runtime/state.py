@@ -30,7 +30,7 @@ START_SOCKET = "start.sock"
 
 def default_root() -> str:
     """/run/joey/containers for root; below $XDG_RUNTIME_DIR or the home directory for others, not in /tmp."""
-    if os.geteuid() == 0:
+    if not process.serves_plain_user():
         return "/run/joey/containers"
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     return f"{runtime}/joey/containers" if runtime else os.path.expanduser("~/.local/state/joey/containers")

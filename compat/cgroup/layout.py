@@ -88,5 +88,7 @@ def mount_own(controller: str) -> Hierarchy:
 
     target = f"{OWN_MOUNTS}/{controller}"
     os.makedirs(target, mode=0o755, exist_ok=True)
+    # a container's process binds its groups when it is root of its user namespace only: it must get through here
+    os.chmod(os.path.dirname(OWN_MOUNTS), 0o711)
     libc.mount("cgroup", target, "cgroup", 2 | 4 | 8, controller)
     return Hierarchy(1, target, (controller,))

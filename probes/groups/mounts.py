@@ -323,6 +323,23 @@ def mknod_in_userns() -> Answer:
     return None
 
 
+@GROUP.probe("device.no-mknod", "mknod refused to root of this user namespace", "device rules need a cgroup")
+def no_mknod() -> Answer:
+    """A process outside of the first user namespace makes no device nodes: what device rules are for. Linux 3.8."""
+    if os.geteuid() == 0:
+        scratch()
+    else:
+        become_namespace_root(CLONE_NEWNS)
+        libc.mount("", "/", "", MS_REC | MS_PRIVATE)
+        libc.mount("joey-probe", "/tmp", "tmpfs", 0)
+        os.chdir("/tmp")
+    try:
+        os.mknod("null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        return "EPERM, as it should"
+    raise Answered("absent", "made one: this is root of the first user namespace")
+
+
 @GROUP.probe("device.loop", "/dev/loop-control or a free /dev/loopN", "no loop images", alone=False)
 def loop() -> Answer:
     import fcntl

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from ...compat import libc
-from ...compat.constants import CLONE_NEWPID, CLONE_NEWUSER, SIGCHLD
+from ...compat.constants import CLONE_NEWPID, SIGCHLD
 from ...compat.errors import KernelError
 from ...compat.namespaces import NAMESPACES
 from ..catalog import Answer, Answered, Group
@@ -18,18 +18,49 @@ GROUP = Group("setns", "entering namespaces")
 
 def _enter(name: str, flag: int, file: str) -> Callable[[], Answer]:
     def attempt() -> Answer:
-        if os.geteuid() != 0 and name != "user":
-            become_namespace_root(flag)
-        fd = os.open(f"/proc/self/ns/{file}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            libc.setns(fd, flag)
+            return _enter_file(name, flag, f"/proc/self/ns/{file}")
         except KernelError as error:
-            if flag == CLONE_NEWUSER and error.errno == errno.EINVAL:
-                return "EINVAL for one's own, as it should"
-            raise
-        return None
+            if error.errno != errno.EPERM or name == "user":
+                raise
+        return _enter_own(name, flag, file)
 
     return attempt
+
+
+def _enter_file(name: str, flag: int, path: str) -> Answer:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.setns(fd, flag)
+    except KernelError as error:
+        if name == "user" and error.errno == errno.EINVAL:
+            return "EINVAL for one's own, as it should"
+        raise
+    finally:
+        os.close(fd)
+    return None
+
+
+def _enter_own(name: str, flag: int, file: str) -> Answer:
+    """What a plain user, or root of a user namespace, can enter: namespaces below a user namespace of its own."""
+    become_namespace_root(flag)
+    if name == "time":
+        file = "time_for_children"
+    if name == "pid":
+        read_end, write_end = os.pipe()
+        pid = os.fork()  # the first process of the new namespace
+        if pid == 0:
+            os.close(write_end)
+            os.read(read_end, 1)
+            os._exit(0)
+        try:
+            _enter_file(name, flag, f"/proc/{pid}/ns/pid")
+        finally:
+            os.close(write_end)
+            os.waitpid(pid, 0)
+    else:
+        _enter_file(name, flag, f"/proc/self/ns/{file}")
+    return "in a user namespace"
 
 
 for _name, (_flag, _file) in NAMESPACES.items():

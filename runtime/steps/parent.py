@@ -25,7 +25,7 @@ from ...compat.constants import (
     SIGKILL,
 )
 from ...compat.errors import JoeyError, KernelError, StepError
-from ...compat.namespaces import NAMESPACES, join, open_namespace
+from ...compat.namespaces import NAMESPACES, join, may_return, open_namespace
 from ...compat.rootpath import remove_created
 from ..channel import Channel, ChildFailed
 from . import Step
@@ -166,7 +166,9 @@ class CloneChild(Step):
             if self.verify:
                 self.verify()
             if "user" in fds:
-                self.pid = self._clone_inside(fds)
+                self.pid = self._clone_between(fds, list(fds))
+            elif "pid" in fds and not may_return("pid"):
+                self.pid = self._clone_between(fds, ["pid"])
             else:
                 self.pid = self._clone_beside(fds)
             if self.after:
@@ -190,20 +192,23 @@ class CloneChild(Step):
             os.close(own)
         return pid
 
-    def _clone_inside(self, fds: dict[str, int]) -> int:
-        """A user namespace comes first: a process in between enters all namespaces and clones a sibling of itself."""
+    def _clone_between(self, fds: dict[str, int], names: list[str]) -> int:
+        """A process in between enters the namespaces `names` and clones a sibling of itself, which joins the rest.
+
+        For a user namespace, which comes first, and for a pid namespace from which joey could not come back.
+        """
         read_end, write_end = os.pipe()
         between = libc.clone(SIGCHLD)
         if between == 0:
             try:
-                for name, fd in fds.items():
-                    join(fd, name)
-                if "user" in fds:
+                for name in names:
+                    join(fds[name], name)
+                if "user" in names:
                     _become_root_inside()
                 pid = libc.clone(self.flags | CLONE_PARENT | SIGCHLD)
                 if pid == 0:
                     os.close(write_end)
-                    self.body({})
+                    self.body({name: fd for name, fd in fds.items() if name not in names})
                 os.write(write_end, str(pid).encode())
             except (JoeyError, OSError) as error:
                 self.channel.keep_child()

@@ -13,6 +13,7 @@ import stat
 from ...compat import files, libc, mounting, procfs
 from ...compat.cgroup.group import Cgroup
 from ...compat.constants import (
+    MOUNT_ATTR_RDONLY,
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
@@ -209,7 +210,11 @@ class MountCgroups(Step):
                 libc.mount("/sys/fs/cgroup", at(fd), "", MS_BIND | MS_REC)
             finally:
                 os.close(fd)
-            self._read_only(self.destination, MS_RDONLY)
+            fd = self.root.open(self.destination)
+            try:
+                mounting.remount_tree_one_by_one(at(fd), MOUNT_ATTR_RDONLY, 0)
+            finally:
+                os.close(fd)
             return
         fd = self.root.make_directories(self.destination)
         try:

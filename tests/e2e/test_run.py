@@ -373,23 +373,45 @@ def test_devices_of_the_bundle(joey: Joey, bundle: MakeBundle) -> None:
     assert out.splitlines() == ["character special file 1:3 606 7:8", "fifo 640", "ok"]
 
 
-def test_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
-    def change(config: dict[str, Any]) -> None:
-        config["linux"]["namespaces"].append({"type": "user"})
-        config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
-        config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+def map_ids(config: dict[str, Any]) -> None:
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
+
+def test_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
     folder = bundle(
         "sh",
         "-c",
         "id -u; cat /proc/self/uid_map; echo x > /dev/null && echo dev; touch /tmp/mine; stat -c %u /tmp/mine",
-        change=change,
+        change=map_ids,
     )
     subprocess.run(["chown", "-R", "100000:100000", str(folder / "rootfs")], check=True)
     out = joey("run", "-b", str(folder), joey.id()).stdout
     assert out.split() == ["0", "0", "100000", "65536", "dev", "0"]
     assert (folder / "rootfs" / "tmp" / "mine").stat().st_uid == 100000
     assert joey("run", "-d", "-b", str(folder), joey.id(), check=False).returncode == 0
+
+
+def test_a_user_namespace_with_a_hierarchy_that_joey_mounts(joey: Joey, bundle: MakeBundle) -> None:
+    """Root of the user namespace binds its groups from where joey mounted them, in a folder of root's."""
+    report = json.loads(joey("probe", "--json", "--only", "cgroups").stdout)
+    finding = report["findings"]["cgroup.net_cls"]
+    if finding["state"] != "works" or finding["detail"].get("mount"):
+        pytest.skip(f"net_cls is not free to be mounted here: {finding['answer']}")
+
+    def change(config: dict[str, Any]) -> None:
+        map_ids(config)
+        config["linux"]["resources"]["network"] = {"classID": 7}
+
+    folder = bundle("cat", "/sys/fs/cgroup/net_cls/net_cls.classid", change=change)
+    command = joey.command("run", "-b", str(folder), joey.id())
+    # the wait: a v1 hierarchy that had a group a moment ago would stay for ever
+    script = '"$@"; status=$?; sleep 0.5; exit $status'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr
 
 
 def test_a_plain_user_runs_a_rootless_bundle(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:

@@ -1,0 +1,140 @@
+"""podman as a plain user, with joey: a user namespace made by podman, joey its root, the host's cgroups out of reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import joey
+
+from .conftest import Podman, limits, need, until
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+
+ALONE = ("--network", "none")
+USER = 64321
+IDS = 64400  # the first of the user's subordinate ids
+
+
+def install(folder: Path) -> str:
+    """joey where a plain user can read it, run by the system's Python: this session's may be in root's home."""
+    site = folder / "lib" / "python" / "site-packages"
+    source = Path(joey.__file__).parent
+    shutil.copytree(source, site / "joey", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "bin").mkdir()
+    python = "/usr/bin/python3"
+    version = subprocess.run(
+        [python, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    (folder / "lib" / "python").rename(folder / "lib" / version)
+    (folder / "bin" / "python3").symlink_to(python)
+    shutil.copy(source / "runtime" / "bin" / "joey", folder / "bin" / "joey")
+    return str(folder / "bin" / "joey")
+
+
+@pytest.fixture(scope="module")
+def user_place() -> Iterator[tuple[Path, int]]:
+    """A folder of a plain user, and a process in network and mount namespaces where that user is known by name."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    need("podman", "conmon", "newuidmap", "setpriv")
+    folder = Path(tempfile.mkdtemp(prefix="jr-", dir="/tmp"))
+    folder.chmod(0o755)
+    files = {}
+    for name, line in (
+        ("passwd", f"joeyuser:x:{USER}:{USER}::{folder}/home:/bin/sh\n"),
+        ("group", f"joeyuser:x:{USER}:\n"),
+        ("subuid", f"joeyuser:{IDS}:1000\n"),
+        ("subgid", f"joeyuser:{IDS}:1000\n"),
+    ):
+        old = Path("/etc", name)
+        files[name] = folder / name
+        files[name].write_text((old.read_text() if old.exists() else "") + line)
+    missing = [name for name in files if not Path("/etc", name).exists()]
+    if missing:
+        pytest.skip(f"nothing to mount over: no /etc/{missing[0]}")
+    for name in ("home", "run"):
+        (folder / name).mkdir(mode=0o700)
+        os.chown(folder / name, USER, USER)
+    script = "".join(f"mount --bind {path} /etc/{name}\n" for name, path in files.items())
+    script += "ip link set lo up\nexec sleep 10000"
+    host = os.readlink("/proc/self/ns/mnt")
+    with subprocess.Popen(["unshare", "--mount", "--net", "sh", "-ec", script]) as process:
+        until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", "a mount namespace")
+        assert os.readlink(f"/proc/{process.pid}/ns/mnt") != host
+        yield folder, process.pid
+        process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def podman(user_place: tuple[Path, int], image: Path) -> Iterator[Podman]:
+    folder, holder = user_place
+    runtime = install(folder / "joey")
+    configuration = folder / "containers.conf"
+    configuration.write_text(f"""
+[containers]
+default_ulimits = {json.dumps(limits())}
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "joey"
+runtime_supports_json = ["joey"]
+[engine.runtimes]
+joey = ["{runtime}"]
+""")
+    shutil.copy(image, folder / "image.tar")
+    (folder / "image.tar").chmod(0o644)
+    environment = {
+        "HOME": f"{folder}/home",
+        "USER": "joeyuser",
+        "XDG_RUNTIME_DIR": f"{folder}/run",
+        "CONTAINERS_CONF": str(configuration),
+    }
+    client = Podman(["podman"], holder, environment)
+    as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--inh-caps=-all"]
+    enter = ["nsenter", f"--net=/proc/{holder}/ns/net", f"--mount=/proc/{holder}/ns/mnt", f"--wd={folder}/home", "--"]
+    client.words = [*enter, *as_user, "podman"]
+    client("import", f"{folder}/image.tar", "bb")
+    yield client
+    client("rm", "--all", "--force", "--time", "0")
+    client("system", "migrate")  # ends podman's own process that holds the user namespace
+    client.words = [*enter, *as_user, "podman", "unshare", "rm", "-rf", f"{folder}/home/.local"]
+    client()
+
+
+def test_run_maps_the_users_ids(podman: Podman) -> None:
+    done = podman("run", "--rm", *ALONE, "bb", "sh", "-c", "id -u; cat /proc/self/uid_map; exit 4", status=4)
+    fields = [line.split() for line in done.stdout.splitlines()]
+    assert fields == [["0"], ["0", str(USER), "1"], ["1", str(IDS), "1000"]]
+
+
+def test_a_process_with_the_users_own_id(podman: Podman) -> None:
+    done = podman("run", "--rm", "--userns", "keep-id", *ALONE, "bb", "id", "-u")
+    assert done.stdout == f"{USER}\n"
+
+
+def test_exec_stop_and_nothing_left(podman: Podman, user_place: tuple[Path, int]) -> None:
+    podman("run", "-d", "--name", "box", *ALONE, "bb", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done")
+    assert podman("exec", "box", "cat", "/proc/1/comm").stdout == "sh\n"
+    assert "/dev/pts/" in podman("exec", "-it", "box", "tty", tty=True).stdout
+    podman("exec", "box", "gone", status=127)
+    podman("stop", "box")
+    (inspected,) = podman.json("inspect", "box")
+    assert inspected["State"]["ExitCode"] == 3
+    podman("rm", "box")
+    assert os.listdir(user_place[0] / "run" / "joey" / "containers") == []
+
+
+def test_the_hosts_cgroups_are_read_only(podman: Podman) -> None:
+    mounts = podman("run", "--rm", *ALONE, "bb", "cat", "/proc/mounts").stdout.splitlines()
+    cgroups = [line.split() for line in mounts if " /sys/fs/cgroup" in line]
+    assert all(fields[3].split(",")[0] == "ro" for fields in cgroups), cgroups
