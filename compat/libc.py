@@ -11,7 +11,7 @@ import errno
 import os
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
-from .constants import AT_FDCWD, PRCTL_NAMES
+from .constants import AT_FDCWD, CLONE_INTO_CGROUP, CLONE_PARENT, PRCTL_NAMES, SIGCHLD
 from .errors import KernelError
 
 TYPE_CHECKING = False
@@ -66,6 +66,7 @@ _personality = _prototype("personality", c_ulong)
 _inotify_init1 = _prototype("inotify_init1", c_int)
 _inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
 _clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, library=_locked)
+_clone3 = _numbered("clone3", c_void_p, ctypes.c_size_t, library=_locked)
 _pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
 _setns = _numbered("setns", c_int, c_int)
 _capget = _numbered("capget", c_void_p, c_void_p)
@@ -122,15 +123,32 @@ def clone(flags: int) -> int:
     Wrapped in the interpreter's own fork hooks, so that the child's interpreter is as sound as after os.fork().
     Source: clone(2) with a null stack, which copies the caller's.
     """
+    return _check("clone", _forked(lambda: _clone(flags, None, None, None, 0)))
+
+
+def clone_into(flags: int, cgroup: int) -> int:
+    """`clone` with SIGCHLD, of a child born in the cgroup v2 group whose directory `cgroup` is open on.
+
+    Nothing is moved, so nothing waits for the kernel's lock of all process groups. Source: clone(2), Linux 5.7.
+    """
+    # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    # a child of the caller's parent takes the caller's own exit signal: it must not be given
+    signal = 0 if flags & CLONE_PARENT else SIGCHLD
+    words = (c_ulong * 11)(flags | CLONE_INTO_CGROUP, 0, 0, 0, signal, 0, 0, 0, 0, 0, cgroup)
+    return _check("clone3", _forked(lambda: _clone3(ctypes.byref(words), ctypes.sizeof(words))))
+
+
+def _forked(make: Callable[[], int]) -> int:
+    """Call `make` between the interpreter's own fork hooks; its result, with errno as it left it."""
     ctypes.pythonapi.PyOS_BeforeFork()
-    pid = _clone(flags, None, None, None, 0)
+    pid = make()
     if pid == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
     else:
         error = ctypes.get_errno()
         ctypes.pythonapi.PyOS_AfterFork_Parent()
         ctypes.set_errno(error)
-    return _check("clone", pid)
+    return pid
 
 
 def sethostname(name: str) -> None:

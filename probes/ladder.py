@@ -246,6 +246,11 @@ _TABLE = (
     _knob("cgroup.blkio.weight", "disk weight"),
     Feature("cgroup.unified", "cgroup v2 settings", True, Mechanism("v2", ("cgroup.v2",))),
     Feature(
+        "cgroup-v2-entry", "the way into a cgroup v2 group", False,
+        Mechanism("clone3", ("cgroup.v2.clone-into",)),
+        Mechanism("cgroup.procs", ()),
+    ),
+    Feature(
         "device-rules", "device rules", True,
         Mechanism("v1", ("cgroup.devices@1",)),
         Mechanism("bpf", ("cgroup.v2.devices",)),

@@ -107,6 +107,8 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.after = by_parent.leave
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
     state.cgroup = cgroup_of(bundle, state.id, plan)
+    if is_born_in_v2(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry")):
+        clone.cgroup = state.cgroup
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener)
     before: list[Step] = [by_parent] if by_parent else []
     before += _id_mapped(bundle, child)
@@ -137,13 +139,20 @@ def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
     return Cgroup.at(hierarchies, cgroup_path(bundle, container))
 
 
-def joined_by_parent(namespaces: dict[str, str], cgroup: Cgroup) -> tuple[int, ...]:
-    """The cgroup versions that the parent moves the process into: v2, and v1 too where the process can't reach them.
+def joined_by_parent(namespaces: dict[str, str], cgroup: Cgroup, by: str) -> tuple[int, ...]:
+    """The cgroup versions that the parent moves the process into; it is born in v2, or enters v1, by itself otherwise.
 
-    A process that enters a user namespace by path does so in a mount namespace without the host's hierarchies.
+    `by` is the mechanism of cgroup-v2-entry. A process that enters a user namespace by path is in a mount namespace
+    without the host's hierarchies, and is somebody who may not write to them.
     """
-    inside = bool(namespaces.get("user"))
-    return tuple(sorted({group.version for group in cgroup.groups if group.version == 2 or inside}))
+    if namespaces.get("user"):
+        return tuple(sorted({group.version for group in cgroup.groups}))
+    return (2,) if by != "clone3" and any(group.version == 2 for group in cgroup.groups) else ()
+
+
+def is_born_in_v2(namespaces: dict[str, str], cgroup: Cgroup, by: str) -> bool:
+    """Whether the clone puts the process into its v2 group."""
+    return any(group.version == 2 for group in cgroup.groups) and 2 not in joined_by_parent(namespaces, cgroup, by)
 
 
 def cgroup_path(bundle: Bundle, container: str) -> str:
@@ -177,7 +186,7 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
         out.append(parent.Release(clone, "use its ids"))
     if "user" in bundle.namespaces and bundle.process.get("rlimits"):
         out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
-    versions = joined_by_parent(bundle.namespaces, cgroup)
+    versions = joined_by_parent(bundle.namespaces, cgroup, plan.mechanism("cgroup-v2-entry"))
     if versions:
         out.append(parent.JoinCgroup(cgroup, clone, versions))
         out.append(parent.Release(clone, "go on, now that it is in its cgroups"))
@@ -203,7 +212,7 @@ def _child_steps(
 ) -> list[Step]:
     user = bundle.process.get("user") or {}
     extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" else 0
-    by_parent = joined_by_parent(bundle.namespaces, state.cgroup)
+    by_parent = joined_by_parent(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry"))
     # Joining a v2 group waits for an RCU grace period (8-45 ms here): the child builds its root meanwhile.
     placed: list[Step] = [process.WaitForParent(channel)] if by_parent else []
     out: list[Step] = [process.NewSession()]

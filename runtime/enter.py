@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import Start, joined_by_parent, oom_steps, process_steps
+from .build import Start, is_born_in_v2, joined_by_parent, oom_steps, process_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import run_child
@@ -42,7 +42,9 @@ def enter_steps(
 
     clone = parent.CloneChild(channel, 0, paths, body, state.rootfs)
     clone.verify = verify
-    by_parent = joined_by_parent(paths, cgroup)
+    by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))
+    if is_born_in_v2(paths, cgroup, plan.mechanism("cgroup-v2-entry")):
+        clone.cgroup = cgroup
     if by_parent:
         child.append(process.WaitForParent(channel))
     child.append(process.NewSession())

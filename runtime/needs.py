@@ -35,7 +35,7 @@ def needs(bundle: Bundle) -> list[Need]:
         name = f"{kind}ns" if kind == "user" else f"{kind}ns{inside}"
         out.append(Need(f"setns.{kind}" if entry.get("path") else name, field))
     out += _mount_needs(bundle)
-    out.append(Need("session-keyring", "process"))
+    out += [Need("session-keyring", "process"), Need("cgroup-v2-entry", "linux.cgroupsPath")]
     out += process_needs(bundle)
     out += _seccomp_needs(bundle)
     out += _resource_needs(bundle.resources)
@@ -51,7 +51,7 @@ def exec_needs(bundle: Bundle) -> list[Need]:
         Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
         for place, entry in enumerate(bundle.linux.get("namespaces") or [])
     ]
-    return out + process_needs(bundle) + _seccomp_needs(bundle)
+    return [*out, Need("cgroup-v2-entry", "linux.cgroupsPath"), *process_needs(bundle), *_seccomp_needs(bundle)]
 
 
 def process_needs(bundle: Bundle) -> list[Need]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .settings import Setting
 
 REMOVE_SECONDS = 5.0
+V2_HINT = "on cgroup v2 a group with controllers enabled below it can't hold processes"
 MAKE_ATTEMPTS = 100
 
 
@@ -231,12 +232,20 @@ class Cgroup:
                 if group.version == 2 or error.errno not in (errno.EINVAL, errno.EACCES, errno.ENOENT):
                     raise JoeyError(
                         f"can't move process {pid} into {group.path}: {os.strerror(error.errno or 0)}",
-                        "on cgroup v2 a group with controllers enabled below it can't hold processes"
-                        if group.version == 2
-                        else "",
+                        V2_HINT if group.version == 2 else "",
                         "cgroup",
                     ) from None
                 files.write_text(f"{group.path}/tasks", str(pid))
+
+    def clone_into(self, flags: int) -> int:
+        """Clone a child that is born in the v2 group; 0 in the child, its pid in the parent. Raises JoeyError."""
+        group = next(item for item in self.groups if item.version == 2)
+        try:
+            return _clone_into(group.path, flags)
+        except KernelError as error:
+            if self.beside and error.errno in (errno.EBUSY, errno.EOPNOTSUPP, errno.ENOENT):
+                return _clone_into(self._group_of_process(group), flags)
+            raise JoeyError(f"can't start a process in {group.path}: {error.message}", V2_HINT, "cgroup") from None
 
     def _group_of_process(self, group: Group) -> str:
         """The v2 group that `beside` is in, which is at or below the container's: it handed its controllers down."""
@@ -386,6 +395,16 @@ def _present_value(path: str) -> str:
         return files.read_text(path).strip()
     except OSError:
         return ""
+
+
+def _clone_into(path: str, flags: int) -> int:
+    from .. import libc  # here: what only starts or ends containers does without ctypes
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return libc.clone_into(flags, fd)
+    finally:
+        os.close(fd)
 
 
 def _write_rule(path: str, allow: bool, rule: str) -> None:

@@ -189,6 +189,27 @@ def _v2_file(name: str) -> str:
     raise Answered("absent", "no v2 hierarchy")
 
 
+@GROUP.probe("cgroup.v2.clone-into", "clone3(CLONE_INTO_CGROUP) (Linux 5.7)", "a process is moved into its v2 group")
+def v2_clone_into() -> Answer:
+    for item in layout.hierarchies():
+        if item.version == 2:
+            place = f"{item.mount}/{scratch_name(os.getppid(), os.getpid())}"
+            os.mkdir(place)
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                pid = libc.clone_into(0, fd)
+                if pid == 0:
+                    os._exit(place.rpartition("/")[2] not in layout.own_paths().get("", ""))
+                born_elsewhere = os.waitpid(pid, 0)[1]
+            finally:
+                os.close(fd)
+                os.rmdir(place)
+            if born_elsewhere:
+                raise Answered("broken", "the child is not in the group")
+            return None
+    raise Answered("absent", "no v2 hierarchy")
+
+
 @GROUP.probe("cgroup.v2.devices", "bpf(BPF_PROG_LOAD, CGROUP_DEVICE), attached", "no device rules on cgroup v2")
 def v2_devices() -> Answer:
     for item in layout.hierarchies():

@@ -128,7 +128,7 @@ class LimitDevices(Step):
 class CloneChild(Step):
     """Clone the container's first process into its new namespaces; it runs the child's steps."""
 
-    __slots__ = ("after", "body", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
+    __slots__ = ("after", "body", "cgroup", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
 
     def __init__(
         self, channel: Channel, flags: int, paths: dict[str, str], body: Callable[[dict[str, int]], None], rootfs: str
@@ -138,6 +138,7 @@ class CloneChild(Step):
         self.created: list[str] = []  # mount targets a failed child had made
         self.verify: Callable[[], None] | None = None  # called when the namespaces' files are open; raises
         self.after: Callable[[], None] | None = None  # called when the process is there
+        self.cgroup: Cgroup | None = None  # whose v2 group the process is born in
         self.flags = flags
         self.paths = paths  # namespaces joined by path: OCI name -> file
         self.body = body  # given the descriptors of the namespaces that are left to join; never returns
@@ -146,8 +147,9 @@ class CloneChild(Step):
     def describe(self) -> str:
         new = [name for name, (flag, _) in NAMESPACES.items() if self.flags & flag]
         joined = [f"{name} of {path}" for name, path in self.paths.items()]
+        group = [f"the cgroup {item.path}" for item in self.cgroup.groups if item.version == 2] if self.cgroup else []
         return "clone a process into " + (
-            ", ".join(["new " + " ".join(new)] * bool(new) + joined) or "the caller's namespaces"
+            ", ".join(["new " + " ".join(new)] * bool(new) + joined + group) or "the caller's namespaces"
         )
 
     def run(self) -> None:
@@ -184,13 +186,16 @@ class CloneChild(Step):
         if "pid" in fds:
             own = open_namespace("/proc/self/ns/pid")
             join(fds.pop("pid"), "pid")
-        pid = libc.clone(self.flags | SIGCHLD)
+        pid = self._clone(self.flags)
         if pid == 0:
             self.body(fds)  # which closes everything but these first
         if own >= 0:
             libc.setns(own, CLONE_NEWPID)
             os.close(own)
         return pid
+
+    def _clone(self, flags: int) -> int:
+        return self.cgroup.clone_into(flags) if self.cgroup else libc.clone(flags | SIGCHLD)
 
     def _clone_between(self, fds: dict[str, int], names: list[str]) -> int:
         """A process in between enters the namespaces `names` and clones a sibling of itself, which joins the rest.
@@ -205,7 +210,7 @@ class CloneChild(Step):
                     join(fds[name], name)
                 if "user" in names:
                     _become_root_inside()
-                pid = libc.clone(self.flags | CLONE_PARENT | SIGCHLD)
+                pid = self._clone(self.flags | CLONE_PARENT)
                 if pid == 0:
                     os.close(write_end)
                     self.body({name: fd for name, fd in fds.items() if name not in names})

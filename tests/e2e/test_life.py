@@ -315,6 +315,29 @@ def test_the_container_sees_its_own_cgroups(namespaced: bool, joey: Joey, bundle
     assert "Read-only" in out.stderr or "Permission" in out.stderr
 
 
+@pytest.mark.parametrize("by", ["clone3", "cgroup.procs"])
+def test_both_ways_into_a_cgroup_v2_group(by: str, joey: Joey, bundle: MakeBundle) -> None:
+    mounted = [
+        line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"
+    ]
+    if not mounted:
+        pytest.skip("no cgroup v2 hierarchy is mounted here")
+    force = ("--force", f"cgroup-v2-entry={by}")
+    name = joey.id()
+    joey("run", "--detach", *force, "-b", str(bundle("sleep", "100")), name)
+    assert f"0::/joey/{name}\n" in Path(f"/proc/{joey.state(name)['pid']}/cgroup").read_text()
+    assert f"0::/joey/{name}\n" in joey("exec", *force, name, "cat", "/proc/self/cgroup").stdout
+    # a container with a service manager: its first process moved below, the group has handed its controllers down
+    group = Path(f"{mounted[0]}/joey/{name}")
+    controllers = (group / "cgroup.controllers").read_text().split()
+    if not controllers:
+        return
+    (group / "init").mkdir()
+    (group / "init" / "cgroup.procs").write_text(str(joey.state(name)["pid"]))
+    (group / "cgroup.subtree_control").write_text(f"+{controllers[0]}")
+    assert f"0::/joey/{name}/init\n" in joey("exec", *force, name, "cat", "/proc/self/cgroup").stdout
+
+
 def terminal(config: dict[str, Any]) -> None:
     config["process"]["terminal"] = True
     config["process"]["consoleSize"] = {"height": 33, "width": 99}
