@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 
-from . import libc
+from . import cdata, libc
 from .constants import (
     CAPABILITIES,
     PR_CAP_AMBIENT,
@@ -19,12 +18,12 @@ from .errors import KernelError
 VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3, Linux 2.6.26
 
 
-class _Header(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+class _Header(cdata.Structure):
+    _fields_ = (("version", cdata.c_uint32), ("pid", cdata.c_int))
 
 
-class _Data(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+class _Data(cdata.Structure):
+    _fields_ = (("effective", cdata.c_uint32), ("permitted", cdata.c_uint32), ("inheritable", cdata.c_uint32))
 
 
 def mask(names: list[str]) -> int:

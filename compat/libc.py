@@ -6,11 +6,11 @@ C libraries of old hosts (glibc 2.12, musl) go through syscall(2) by number.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
+from . import cdata
+from .cdata import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 from .constants import AT_FDCWD, CLONE_INTO_CGROUP, CLONE_PARENT, PRCTL_NAMES, SIGCHLD
 from .errors import KernelError
 
@@ -35,58 +35,55 @@ _NUMBERS = {
     },
 }  # fmt: skip
 
-# PyDLL keeps the interpreter's lock over the call: clone() must not return in a child that waits for it.
-_libc = ctypes.CDLL(None, use_errno=True)
-_locked = ctypes.PyDLL(None, use_errno=True)
-
 
 def _prototype(name: str, *argtypes: type) -> Callable[..., int]:
-    function = _libc[name]
-    function.restype = c_int
-    function.argtypes = argtypes
-    return function
+    return cdata.function(name, c_int, *argtypes)
 
 
-def _numbered(name: str, *argtypes: type, library: ctypes.CDLL = _libc) -> Callable[..., int]:
-    """A function that makes the system call `name` by number; ENOSYS on an architecture without a table."""
+def _numbered(name: str, *argtypes: type, locked: bool = False) -> Callable[..., int]:
+    """A function that makes the system call `name` by number; ENOSYS on an architecture without a table.
+
+    `locked` keeps the interpreter's lock over the call: clone() must not return in a child that waits for it.
+    """
     number = _NUMBERS.get(MACHINE, {}).get(name, -1)
-    function = library["syscall"]
-    function.restype = c_long
-    function.argtypes = (c_long, *argtypes)
+    function = cdata.function("syscall", c_long, c_long, *argtypes, locked=locked)
     return lambda *args: function(number, *args)
 
 
+_before_fork = cdata.function("PyOS_BeforeFork", c_int, locked=True)
+_after_fork_child = cdata.function("PyOS_AfterFork_Child", c_int, locked=True)
+_after_fork_parent = cdata.function("PyOS_AfterFork_Parent", c_int, locked=True)
 _mount = _prototype("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 _umount2 = _prototype("umount2", c_char_p, c_int)
 _unshare = _prototype("unshare", c_int)
-_sethostname = _prototype("sethostname", c_char_p, ctypes.c_size_t)
-_setdomainname = _prototype("setdomainname", c_char_p, ctypes.c_size_t)
+_sethostname = _prototype("sethostname", c_char_p, c_size_t)
+_setdomainname = _prototype("setdomainname", c_char_p, c_size_t)
 _prctl = _prototype("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _personality = _prototype("personality", c_ulong)
 _inotify_init1 = _prototype("inotify_init1", c_int)
 _inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
-_clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, library=_locked)
-_clone3 = _numbered("clone3", c_void_p, ctypes.c_size_t, library=_locked)
+_clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, locked=True)
+_clone3 = _numbered("clone3", c_void_p, c_size_t, locked=True)
 _pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
 _setns = _numbered("setns", c_int, c_int)
 _capget = _numbered("capget", c_void_p, c_void_p)
 _capset = _numbered("capset", c_void_p, c_void_p)
 _seccomp = _numbered("seccomp", c_uint, c_uint, c_void_p)
 _bpf = _numbered("bpf", c_int, c_void_p, c_uint)
-_openat2 = _numbered("openat2", c_int, c_char_p, c_void_p, ctypes.c_size_t)
+_openat2 = _numbered("openat2", c_int, c_char_p, c_void_p, c_size_t)
 _open_tree = _numbered("open_tree", c_int, c_char_p, c_uint)
 _move_mount = _numbered("move_mount", c_int, c_char_p, c_int, c_char_p, c_uint)
 _sched_setattr = _numbered("sched_setattr", c_int, c_void_p, c_uint)
 _ioprio_set = _numbered("ioprio_set", c_int, c_int, c_int)
 _fstatfs = _prototype("fstatfs", c_int, c_void_p)
 _statfs = _prototype("statfs", c_char_p, c_void_p)
-_mount_setattr = _numbered("mount_setattr", c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
+_mount_setattr = _numbered("mount_setattr", c_int, c_char_p, c_uint, c_void_p, c_size_t)
 _keyctl = _numbered("keyctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
 def _check(call: str, result: int, path: str = "") -> int:
     if result < 0:
-        raise KernelError(call, ctypes.get_errno(), path)
+        raise KernelError(call, cdata.get_errno(), path)
     return result
 
 
@@ -135,19 +132,19 @@ def clone_into(flags: int, cgroup: int) -> int:
     # a child of the caller's parent takes the caller's own exit signal: it must not be given
     signal = 0 if flags & CLONE_PARENT else SIGCHLD
     words = (c_ulong * 11)(flags | CLONE_INTO_CGROUP, 0, 0, 0, signal, 0, 0, 0, 0, 0, cgroup)
-    return _check("clone3", _forked(lambda: _clone3(ctypes.byref(words), ctypes.sizeof(words))))
+    return _check("clone3", _forked(lambda: _clone3(cdata.byref(words), cdata.sizeof(words))))
 
 
 def _forked(make: Callable[[], int]) -> int:
     """Call `make` between the interpreter's own fork hooks; its result, with errno as it left it."""
-    ctypes.pythonapi.PyOS_BeforeFork()
+    _before_fork()
     pid = make()
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_child()
     else:
-        error = ctypes.get_errno()
-        ctypes.pythonapi.PyOS_AfterFork_Parent()
-        ctypes.set_errno(error)
+        error = cdata.get_errno()
+        _after_fork_parent()
+        cdata.set_errno(error)
     return pid
 
 
@@ -185,45 +182,45 @@ def personality(persona: int) -> int:
     return _check("personality", _personality(persona))
 
 
-def capset(header: ctypes.Structure, data: ctypes.Array[Any]) -> None:
+def capset(header: cdata.Structure, data: cdata.Array[Any]) -> None:
     """Source: capset(2)."""
-    _check("capset", _capset(ctypes.byref(header), data))
+    _check("capset", _capset(cdata.byref(header), data))
 
 
-def capget(header: ctypes.Structure, data: ctypes.Array[Any]) -> None:
+def capget(header: cdata.Structure, data: cdata.Array[Any]) -> None:
     """Source: capget(2)."""
-    _check("capget", _capget(ctypes.byref(header), data))
+    _check("capget", _capget(cdata.byref(header), data))
 
 
-def seccomp(operation: int, flags: int, argument: ctypes.Structure | ctypes.c_uint32) -> int:
+def seccomp(operation: int, flags: int, argument: cdata.Structure | cdata.c_uint32) -> int:
     """Source: seccomp(2)."""
-    return _check("seccomp", _seccomp(operation, flags, ctypes.byref(argument)))
+    return _check("seccomp", _seccomp(operation, flags, cdata.byref(argument)))
 
 
-def bpf(command: int, attributes: ctypes.Structure) -> int:
+def bpf(command: int, attributes: cdata.Structure) -> int:
     """Source: bpf(2)."""
-    return _check("bpf", _bpf(command, ctypes.byref(attributes), ctypes.sizeof(attributes)))
+    return _check("bpf", _bpf(command, cdata.byref(attributes), cdata.sizeof(attributes)))
 
 
-class SchedAttr(ctypes.Structure):
+class SchedAttr(cdata.Structure):
     """struct sched_attr, version 0, <linux/sched/types.h>; times in ns."""
 
     _fields_ = (
-        ("size", ctypes.c_uint32),
-        ("sched_policy", ctypes.c_uint32),
-        ("sched_flags", ctypes.c_uint64),
-        ("sched_nice", ctypes.c_int32),
-        ("sched_priority", ctypes.c_uint32),
-        ("sched_runtime", ctypes.c_uint64),
-        ("sched_deadline", ctypes.c_uint64),
-        ("sched_period", ctypes.c_uint64),
+        ("size", cdata.c_uint32),
+        ("sched_policy", cdata.c_uint32),
+        ("sched_flags", cdata.c_uint64),
+        ("sched_nice", cdata.c_int32),
+        ("sched_priority", cdata.c_uint32),
+        ("sched_runtime", cdata.c_uint64),
+        ("sched_deadline", cdata.c_uint64),
+        ("sched_period", cdata.c_uint64),
     )
 
 
 def sched_setattr(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> None:
     """Scheduling of the calling thread. Source: sched_setattr(2), Linux 3.14."""
-    attr = SchedAttr(ctypes.sizeof(SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
-    _check("sched_setattr", _sched_setattr(0, ctypes.byref(attr), 0))
+    attr = SchedAttr(cdata.sizeof(SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
+    _check("sched_setattr", _sched_setattr(0, cdata.byref(attr), 0))
 
 
 def ioprio_set(io_class: int, priority: int) -> None:
@@ -236,26 +233,26 @@ def fs_type(place: int | str) -> int:
 
     fstatfs of an O_PATH descriptor is EBADF before Linux 3.6 (55815f70147d): its /proc/self/fd path works there too.
     """
-    buffer = ctypes.create_string_buffer(256)  # struct statfs begins with f_type, a long
+    buffer = cdata.create_string_buffer(256)  # struct statfs begins with f_type, a long
     if isinstance(place, int):
         _check("fstatfs", _fstatfs(place, buffer))
     else:
         _check("statfs", _statfs(os.fsencode(place), buffer), place)
-    return ctypes.c_long.from_buffer(buffer).value
+    return c_long.from_buffer(buffer).value
 
 
-class OpenHow(ctypes.Structure):
+class OpenHow(cdata.Structure):
     """struct open_how, <linux/openat2.h>."""
 
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+    _fields_ = (("flags", cdata.c_uint64), ("mode", cdata.c_uint64), ("resolve", cdata.c_uint64))
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open with RESOLVE_* limits; always close-on-exec. Source: openat2(2), Linux 5.6."""
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(128):
-        fd = _openat2(dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
-        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:  # EAGAIN: something was renamed or mounted meanwhile
+        fd = _openat2(dir_fd, os.fsencode(path), cdata.byref(how), cdata.sizeof(how))
+        if fd >= 0 or cdata.get_errno() != errno.EAGAIN:  # EAGAIN: something was renamed or mounted meanwhile
             break
     return _check("openat2", fd, path)
 
@@ -275,24 +272,24 @@ def move_mount_onto(from_fd: int, to_fd: int) -> None:
     _check("move_mount", _move_mount(from_fd, b"", to_fd, b"", 0x04 | 0x40))
 
 
-class MountAttr(ctypes.Structure):
+class MountAttr(cdata.Structure):
     """struct mount_attr, <linux/mount.h>."""
 
     _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
+        ("attr_set", cdata.c_uint64),
+        ("attr_clr", cdata.c_uint64),
+        ("propagation", cdata.c_uint64),
+        ("userns_fd", cdata.c_uint64),
     )
 
 
 def mount_setattr(dir_fd: int, path: str, flags: int, attr: MountAttr) -> None:
     """Change flags of a mount or a whole tree of them. Source: mount_setattr(2), Linux 5.12."""
-    result = _mount_setattr(dir_fd, os.fsencode(path), flags, ctypes.byref(attr), ctypes.sizeof(attr))
+    result = _mount_setattr(dir_fd, os.fsencode(path), flags, cdata.byref(attr), cdata.sizeof(attr))
     _check("mount_setattr", result, path)
 
 
 def join_new_session_keyring(name: str) -> None:
     """Give the caller a fresh session keyring. KEYCTL_JOIN_SESSION_KEYRING is 1. Source: keyctl(2)."""
-    buffer = ctypes.create_string_buffer(os.fsencode(name))
-    _check("keyctl", _keyctl(1, ctypes.addressof(buffer), 0, 0, 0))
+    buffer = cdata.create_string_buffer(os.fsencode(name))
+    _check("keyctl", _keyctl(1, cdata.addressof(buffer), 0, 0, 0))

@@ -7,12 +7,11 @@ controller", struct bpf_cgroup_dev_ctx in <linux/bpf.h>.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from struct import pack
 
-from .. import libc
+from .. import cdata, libc
 from ..constants import (
     BPF_CGROUP_DEVICE,
     BPF_F_ALLOW_MULTI,
@@ -33,42 +32,42 @@ _TYPES = {"b": 1, "c": 2, "u": 2}  # BPF_DEVCG_DEV_BLOCK, _CHAR
 _ACCESS = {"m": 1, "r": 2, "w": 4}  # BPF_DEVCG_ACC_MKNOD, _READ, _WRITE
 
 
-class _Load(ctypes.Structure):
+class _Load(cdata.Structure):
     _fields_ = (
-        ("prog_type", ctypes.c_uint32),
-        ("insn_cnt", ctypes.c_uint32),
-        ("insns", ctypes.c_void_p),
-        ("license", ctypes.c_void_p),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log_buf", ctypes.c_uint64),
-        ("kern_version", ctypes.c_uint32),
-        ("prog_flags", ctypes.c_uint32),
+        ("prog_type", cdata.c_uint32),
+        ("insn_cnt", cdata.c_uint32),
+        ("insns", cdata.c_void_p),
+        ("license", cdata.c_void_p),
+        ("log_level", cdata.c_uint32),
+        ("log_size", cdata.c_uint32),
+        ("log_buf", cdata.c_uint64),
+        ("kern_version", cdata.c_uint32),
+        ("prog_flags", cdata.c_uint32),
     )
 
 
-class _Attach(ctypes.Structure):
+class _Attach(cdata.Structure):
     _fields_ = (
-        ("target_fd", ctypes.c_uint32),
-        ("attach_bpf_fd", ctypes.c_uint32),
-        ("attach_type", ctypes.c_uint32),
-        ("attach_flags", ctypes.c_uint32),
+        ("target_fd", cdata.c_uint32),
+        ("attach_bpf_fd", cdata.c_uint32),
+        ("attach_type", cdata.c_uint32),
+        ("attach_flags", cdata.c_uint32),
     )
 
 
-class _Query(ctypes.Structure):
+class _Query(cdata.Structure):
     _fields_ = (
-        ("target_fd", ctypes.c_uint32),
-        ("attach_type", ctypes.c_uint32),
-        ("query_flags", ctypes.c_uint32),
-        ("attach_flags", ctypes.c_uint32),
-        ("prog_ids", ctypes.c_uint64),
-        ("prog_cnt", ctypes.c_uint32),
+        ("target_fd", cdata.c_uint32),
+        ("attach_type", cdata.c_uint32),
+        ("query_flags", cdata.c_uint32),
+        ("attach_flags", cdata.c_uint32),
+        ("prog_ids", cdata.c_uint64),
+        ("prog_cnt", cdata.c_uint32),
     )
 
 
-class _ById(ctypes.Structure):
-    _fields_ = (("prog_id", ctypes.c_uint32), ("next_id", ctypes.c_uint32), ("open_flags", ctypes.c_uint32))
+class _ById(cdata.Structure):
+    _fields_ = (("prog_id", cdata.c_uint32), ("next_id", cdata.c_uint32), ("open_flags", cdata.c_uint32))
 
 
 def _insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
@@ -135,10 +134,10 @@ def _rule(tests: list[tuple[str, int, int]], allow: bool) -> list[bytes]:
 
 def attach(path: str, code: bytes) -> None:
     """Load the program and attach it to the group at `path`. Raises KernelError (EPERM without privilege)."""
-    license_text = ctypes.create_string_buffer(b"Apache-2.0")
-    instructions = ctypes.create_string_buffer(code, len(code))
+    license_text = cdata.create_string_buffer(b"Apache-2.0")
+    instructions = cdata.create_string_buffer(code, len(code))
     load = _Load(
-        BPF_PROG_TYPE_CGROUP_DEVICE, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_text)
+        BPF_PROG_TYPE_CGROUP_DEVICE, len(code) // 8, cdata.addressof(instructions), cdata.addressof(license_text)
     )
     prog = libc.bpf(BPF_PROG_LOAD, load)
     try:
@@ -150,9 +149,9 @@ def attach(path: str, code: bytes) -> None:
 
 def attached(path: str) -> list[int]:
     """The ids of the device programs attached to the group at `path`."""
-    ids = (ctypes.c_uint32 * 64)()
+    ids = (cdata.c_uint32 * 64)()
     with _opened(path) as group:
-        query = _Query(group, BPF_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), 64)
+        query = _Query(group, BPF_CGROUP_DEVICE, 0, 0, cdata.addressof(ids), 64)
         libc.bpf(BPF_PROG_QUERY, query)
     return list(ids[: query.prog_cnt])
 

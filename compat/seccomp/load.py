@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-
-from .. import libc
+from .. import cdata, libc
 from ..constants import PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_SET_MODE_FILTER
 
 
-class Program(ctypes.Structure):
+class Program(cdata.Structure):
     """struct sock_fprog, <linux/filter.h>."""
 
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+    _fields_ = (("len", cdata.c_ushort), ("filter", cdata.c_char_p))
 
 
 def install(code: bytes, flags: int = 0) -> int:
@@ -23,4 +21,4 @@ def install(code: bytes, flags: int = 0) -> int:
     program = Program(len(code) // 8, code)
     if flags:
         return libc.seccomp(SECCOMP_SET_MODE_FILTER, flags, program)
-    return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+    return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, cdata.addressof(program))

@@ -18,8 +18,8 @@ CHEAP = {"_abc", "binascii", "_codecs", "_collections_abc", "_ctypes", "_io", "_
          "_frozen_importlib_external", "abc", "codecs", "encodings", "encodings.aliases", "encodings.utf_8", "errno",
          "fcntl", "genericpath", "io", "marshal", "os", "posix", "posixpath", "resource", "select", "stat", "termios",
          "time", "zipimport", "_locale", "_bootlocale"}  # fmt: skip
-# Python modules that the start path pays for, each for a reason: ctypes is how joey makes system calls.
-PAID = {"__future__", "ctypes", "ctypes._endian", "struct", "types"}
+# Python modules that the start path pays for.
+PAID = {"__future__", "struct"}
 
 
 def imported_by(joey: Joey, *words: str) -> set[str]:
