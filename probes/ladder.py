@@ -202,6 +202,11 @@ _TABLE = (
                   "CAP_SYS_ADMIN can make a mount that is not"),
     ),
     Feature(
+        "interpreter-hiding", "joey's interpreter out of reach at the exec", True,
+        Mechanism("memfd", ("syscall.memfd_create", "syscall.execveat")),
+        Mechanism("unlinked-file", ()),
+    ),
+    Feature(
         "capabilities.bounding", "a bounded capability set", True,
         Mechanism("native", ("capabilities.bounding",)),
         Mechanism("none", (), "set-uid programs can regain capabilities the bundle drops", weaker=True),

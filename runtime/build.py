@@ -8,7 +8,6 @@ from __future__ import annotations
 import _socket
 import os
 
-from ..compat import signals
 from ..compat.cgroup import layout
 from ..compat.cgroup.group import Cgroup
 from ..compat.constants import (
@@ -16,9 +15,6 @@ from ..compat.constants import (
     CLONE_NEWTIME,
     MS_NOSUID,
     MS_RDONLY,
-    SECCOMP_FILTER_FLAG_NEW_LISTENER,
-    SECCOMP_FILTER_FLAG_TSYNC,
-    SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
 )
 from ..compat.mountflags import MountOptions
 from ..compat.namespaces import NAMESPACES, may_return
@@ -27,9 +23,9 @@ from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
 from .channel import Channel
 from .launch import run_child
-from .needs import SECCOMP_FLAGS
+from .process_steps import process_steps
 from .state import State
-from .steps import Step, console, parent, process, program, rootfs
+from .steps import Step, console, parent, process, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -257,7 +253,7 @@ def _child_steps(
     out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         out.append(process.SetRlimits(bundle.process["rlimits"]))
-    out += process_steps(bundle, plan, channel, listener, state)
+    out += process_steps(bundle, plan, channel, listener, state, options.keep_fds)
     return out
 
 
@@ -315,82 +311,6 @@ def _enter_steps(
     by = plan.mechanism("root-change") if options.pivot else "move-and-chroot"
     out.append(rootfs.EnterRoot(root, by, bundle.linux.get("rootfsPropagation", "")))
     return out
-
-
-def process_steps(
-    bundle: Bundle, plan: Plan, channel: Channel, listener: _socket.socket | None, state: State
-) -> list[Step]:
-    """From inside the root to the exec: identity, privileges, readiness. Shared by `run`, `create` and `exec`."""
-    what = bundle.process
-    user = what.get("user") or {}
-    no_new_privs = plan.mechanism("no-new-privs") == "prctl"
-    seccomp = _seccomp(bundle, plan, channel)
-    prepare = program.Prepare(what)
-    out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
-    if what.get("scheduler") or what.get("ioPriority"):
-        from .steps.scheduling import scheduling_steps
-
-        out += scheduling_steps(what, plan.mechanism("scheduler") or plan.mechanism("scheduler-deadline"))
-    if bundle.linux.get("personality"):
-        from .steps.scheduling import SetPersonality
-
-        out.append(SetPersonality(bundle.linux["personality"]["domain"]))
-    if not what.get("terminal"):
-        out.append(process.OwnStreams(user.get("uid", 0)))
-    if seccomp and not no_new_privs:
-        out.append(seccomp)  # needs CAP_SYS_ADMIN, which goes next
-    out.append(
-        process.BecomeUser(
-            user,
-            what.get("capabilities") or {},
-            plan.mechanism("capabilities.bounding") == "native",
-            plan.mechanism("capabilities.ambient") == "native",
-        )
-    )
-    if no_new_privs:
-        out.append(process.SetNoNewPrivs())
-    out.append(prepare)
-    out.append(program.ReportReady(channel, listener))
-    if bundle.hooks("startContainer") and state.folder:
-        out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
-    out += _label_steps(bundle, plan)
-    if seccomp and no_new_privs:
-        out.append(seccomp)
-    out.append(program.Exec(prepare, signals.blocked()))
-    return out
-
-
-def _label_steps(bundle: Bundle, plan: Plan) -> list[Step]:
-    """The security modules' labels; the plan has refused them, or let them go, where the module is not there."""
-    out: list[Step] = []
-    for feature, field in (("apparmor", "apparmorProfile"), ("selinux", "selinuxLabel")):
-        value = bundle.process.get(field)
-        if value and plan.mechanism(feature) == "native":
-            from .steps import labels
-
-            if feature == "apparmor":
-                out.append(labels.LabelExec(f"process.{field}", labels.APPARMOR, f"exec {value}"))
-            else:
-                out.append(labels.LabelExec(f"process.{field}", labels.SELINUX, value))
-    return out
-
-
-def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSeccomp | None:
-    section = bundle.linux.get("seccomp")
-    if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
-        return None
-    from ..compat.seccomp.words import FLAGS, notifies
-    from .filters import compiled
-
-    flags = 0
-    for name in section.get("flags") or []:
-        if plan.mechanism(SECCOMP_FLAGS[name]) == "native":
-            flags |= FLAGS[name]
-    if notifies(section):
-        flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
-        if flags & SECCOMP_FILTER_FLAG_TSYNC:
-            flags |= SECCOMP_FILTER_FLAG_TSYNC_ESRCH  # without it the two can't go together (Linux 5.7)
-    return process.InstallSeccomp(compiled(section), flags, channel)
 
 
 def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:

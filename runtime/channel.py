@@ -1,7 +1,7 @@
 """The socket between joey and a starting container: one message a packet.
 
-Child to parent: b"mounted", b"ready", b"console" and b"listener" with a descriptor, b"error" and JSON. Parent to
-child: b"go".
+Child to parent: b"mounted", b"ready", b"console" and b"listener" with a descriptor, b"error" and JSON, b"exec" and
+the errno of a failed exec. Parent to child: b"go".
 End of file from the child is a successful exec (the socket is close-on-exec); end of file from the parent means that
 joey died: the child ends itself.
 """
@@ -17,21 +17,22 @@ from ..compat.errors import JoeyError, StepError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 MESSAGE_LIMIT = 1 << 16
+EXEC_FAILED = b"exec"  # and the errno; the machine code of compat/execstub.py writes it
 
 
 class Channel:
     """Both ends of a SOCK_SEQPACKET pair; after the clone each side keeps one."""
 
-    __slots__ = ("_child", "_parent", "master", "on_listener", "socket")
+    __slots__ = ("_child", "_parent", "master", "on_listener", "program", "socket")
 
     def __init__(self) -> None:
         self._parent, self._child = _pair()
         self.socket = self._parent
         self.master = -1  # the terminal's master, once the child sent it
         self.on_listener: Callable[[int], None] | None = None  # takes the seccomp listener's descriptor
+        self.program: Callable[[], str] = lambda: ""  # the name of what is executed, for the message of a failure
 
     def keep_parent(self) -> None:
         self._child.close()
@@ -107,7 +108,9 @@ class Channel:
         elif fd >= 0:
             self.master = fd
         if message.startswith(b"error"):
-            raise _step_error(jsonio.loads(message[5:].decode()))
+            raise _step_error(message[5:])
+        if message.startswith(EXEC_FAILED):
+            raise exec_failed(self.program(), int.from_bytes(message[4:8], "little"))
         return message
 
     def close(self) -> None:
@@ -122,9 +125,20 @@ class ChildFailed(StepError):
         self.created = created
 
 
-def _step_error(value: dict[str, Any]) -> ChildFailed:
-    prefix = f"{value['step']}: " if value["step"] else ""
-    return ChildFailed(f"{prefix}{value['message']}", value["hint"], value["slug"], value["created"])
+def exec_failed(name: str, number: int) -> StepError:
+    """The error of an exec the kernel refused, in runc's words."""
+    return StepError(f'exec: "{name}": {os.strerror(number).lower()}', slug="not-executable")
+
+
+def _step_error(message: bytes) -> ChildFailed:
+    """The error in a message; a process that is a container's by now may have sent anything."""
+    try:
+        value = jsonio.loads(message.decode())
+        step, text, hint, slug = (str(value[name])[:4096] for name in ("step", "message", "hint", "slug"))
+        created = [str(path) for path in value["created"]]
+    except (KeyError, TypeError, ValueError):
+        return ChildFailed("the container's process sent an error that can't be read", "", "step", [])
+    return ChildFailed(f"{step}: {text}" if step else text, hint, slug, created)
 
 
 def _os_error(error: OSError) -> str:

@@ -148,6 +148,8 @@ def _print_error(error: JoeyError) -> None:
     text = f"joey: {error.message}"
     if error.hint:
         text += f"\n  hint: {error.hint}"
+    if not text.isprintable():  # names come from bundles and images: none of them gets to drive a terminal
+        text = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
     sys.stdout.flush()
     os.write(2, text.encode("utf-8", "replace") + b"\n")
     log.write("error", error.message)

@@ -27,6 +27,7 @@ def start(container: State) -> None:
             raise StateError(f"cannot start a container that is {status}: {container.id}", slug="not-created")
         path = f"{container.folder}/{START_SOCKET}"
         channel = Channel()
+        channel.program = lambda: str(container.config().process["args"][0])
         if container.listener:
             from .listener import forwarder
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import Start, is_born_in_v2, joined_by_parent, oom_steps, process_steps
+from .build import Start, is_born_in_v2, joined_by_parent, oom_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import run_child
+from .process_steps import process_steps
 from .state import State
 from .steps import Step, console, parent, process
 
@@ -71,7 +72,7 @@ def enter_steps(
             console.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0))
         )
     hookless = State("", state.id, state.bundle, state.rootfs)
-    child += process_steps(bundle, plan, channel, None, hookless)
+    child += process_steps(bundle, plan, channel, None, hookless, keep_fds)
     before: list[Step] = [clone, *oom_steps(bundle, clone)]
     if by_parent:
         before.append(parent.JoinCgroup(cgroup, clone, by_parent))

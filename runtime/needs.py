@@ -58,7 +58,7 @@ def process_needs(bundle: Bundle) -> list[Need]:
     """What starting a process with its privileges needs, in a new container or in a running one."""
     process = bundle.process
     inside = "-in-userns" if "user" in bundle.namespaces else ""
-    out = []
+    out = [Need("interpreter-hiding", "process.args")]
     if process.get("noNewPrivileges"):
         out.append(Need("no-new-privs", "process.noNewPrivileges"))
     out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))

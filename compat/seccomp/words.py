@@ -53,6 +53,19 @@ def notifies(section: dict[str, Any]) -> bool:
     return section["defaultAction"] == NOTIFY or any(rule["action"] == NOTIFY for rule in rules)
 
 
+def allows(section: dict[str, Any], calls: tuple[str, ...]) -> bool:
+    """Whether a profile surely lets all these calls through, whatever their arguments."""
+    passing = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+    for call in calls:
+        rules = [rule for rule in section.get("syscalls") or [] if call in rule["names"]]
+        if any(rule["action"] not in passing for rule in rules):
+            return False
+        always = section.get("defaultAction", passing[0]) in passing or any(not rule.get("args") for rule in rules)
+        if not always:
+            return False
+    return True
+
+
 def check(section: dict[str, Any]) -> None:
     """Refuse words nobody knows, or joey can't do. Raises BundleError naming the field."""
     where = "linux.seccomp"

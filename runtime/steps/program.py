@@ -6,9 +6,9 @@ import _socket
 import os
 import stat
 
-from ...compat import files, signals
+from ...compat import execstub, files, signals
 from ...compat.errors import JoeyError, StepError
-from ..channel import Channel
+from ..channel import Channel, exec_failed
 from . import Step
 
 TYPE_CHECKING = False
@@ -135,22 +135,48 @@ class ReportReady(Step):
         return [self.listener.fileno()] if self.listener else []
 
 
+class Stub:
+    """An exec stub made ready: its descriptor, the one it reports a failure on, how it is executed."""
+
+    __slots__ = ("by_name", "fd", "report_fd")
+
+    def __init__(self, fd: int, report_fd: int, by_name: bool) -> None:
+        self.fd = fd
+        self.report_fd = report_fd
+        self.by_name = by_name
+
+
 class Exec(Step):
-    """Replace this process by the container's program."""
+    """Replace this process by the container's program: through the stub, so that joey's interpreter is out of reach."""
 
-    __slots__ = ("prepared", "signal_mask")
+    __slots__ = ("channel", "prepared", "signal_mask", "stub")
 
-    def __init__(self, prepared: Prepare, signal_mask: frozenset[int]) -> None:
+    def __init__(self, prepared: Prepare, signal_mask: frozenset[int], channel: Channel, stub: Stub | None) -> None:
         self.prepared = prepared
         self.signal_mask = signal_mask
+        self.channel = channel
+        self.stub = stub
 
     def describe(self) -> str:
-        return "exec " + " ".join(self.prepared.argv)
+        how = (
+            "" if self.stub is None else " by a stub in an unlinked file" if self.stub.by_name else " by a sealed stub"
+        )
+        return f"exec{how}: " + " ".join(self.prepared.argv)
 
     def run(self) -> None:
         signals.restore_for_exec(self.signal_mask)
+        what = self.prepared
         try:
-            os.execve(self.prepared.program, self.prepared.argv, self.prepared.env)
+            if self.stub is None:
+                os.execve(what.program, what.argv, what.env)
+            socket = self.channel.socket.fileno()
+            if socket == self.stub.report_fd:
+                os.set_inheritable(socket, True)
+            else:
+                os.dup2(socket, self.stub.report_fd)
+            execstub.run(self.stub.fd, self.stub.by_name, what.program, what.argv, what.env)
         except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise StepError(f'exec: "{self.prepared.argv[0]}": {reason}', slug="not-executable") from None
+            raise exec_failed(what.argv[0], error.errno or 0) from None
+
+    def keeps(self) -> list[int]:
+        return [self.stub.fd] if self.stub else []

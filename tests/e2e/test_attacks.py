@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import time
@@ -63,7 +64,8 @@ def test_a_created_container_offers_nothing_of_joey(joey: Joey, bundle: MakeBund
     assert done.stderr.count("Permission denied") >= 5
     pid = joey.state(name)["pid"]
     links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
-    assert not [link for link in links[3:] if not link.startswith("socket:")], links
+    # the stub is sealed, and nobody's but this process's
+    assert not [link for link in links[3:] if not link.startswith(("socket:", "/memfd:joey-exec"))], links
 
 
 def test_only_descriptors_of_the_caller_are_passed(joey: Joey, bundle: MakeBundle) -> None:
@@ -82,6 +84,72 @@ def test_joeys_own_executable_is_not_run(way: str, joey: Joey, bundle: MakeBundl
     (folder / "rootfs" / "entry").chmod(0o755)
     done = joey("run", "-b", str(folder), joey.id(), check=False)
     assert (done.returncode, "is joey's own executable" in done.stderr) == (1, True), done.stderr
+
+
+WAYS = ["memfd", "unlinked-file"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_program_swapped_before_the_exec_does_not_run_joeys_interpreter(
+    way: str, joey: Joey, bundle: MakeBundle
+) -> None:
+    """CVE-2019-5736 in the window after joey's own check: the hook stands for a container that is quick enough.
+
+    The host's interpreter would be started with the container's dynamic loader, the attacker's: here busybox, which
+    answers to the name it is called by.
+    """
+    folder = bundle("/entry", change=lambda config: config.update(
+        hooks={"startContainer": [{"path": "/swap"}]}))  # fmt: skip
+    root = folder / "rootfs"
+    (root / "swap").write_text("#!/bin/sh\nmv /evil /entry\necho swapped >&2\n")
+    (root / "entry").write_text("#!/bin/sh\necho harmless\n")
+    (root / "evil").write_text("#!/proc/self/exe\n")
+    for name in ("swap", "entry", "evil"):
+        (root / name).chmod(0o755)
+    (root / "lib64").mkdir()
+    shutil.copy(root / "bin" / "busybox", root / "lib64" / "ld-linux-x86-64.so.2")
+    done = joey("run", "--force", f"interpreter-hiding={way}", "-b", str(folder), joey.id(), check=False)
+    assert "harmless" not in done.stdout
+    assert "applet" not in done.stdout + done.stderr, "the host's interpreter ran with the container's loader"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exec_that_the_kernel_refuses_is_told_through_the_stub(way: str, joey: Joey, bundle: MakeBundle) -> None:
+    force = ("--force", f"interpreter-hiding={way}")
+    folder = bundle("/entry")
+    (folder / "rootfs" / "entry").write_text("#!/gone\n")
+    (folder / "rootfs" / "entry").chmod(0o755)
+    message = 'joey: exec: "/entry": no such file or directory\n'
+    done = joey("run", *force, "-b", str(folder), joey.id(), check=False)
+    assert (done.returncode, done.stderr) == (1, message)
+    created = joey.id()
+    joey("create", *force, "-b", str(folder), created)
+    done = joey("start", created, check=False)
+    assert (done.returncode, done.stderr) == (1, message)
+    running = joey.id()
+    other = bundle("sleep", "100")
+    shutil.copy(folder / "rootfs" / "entry", other / "rootfs" / "entry")
+    joey("run", "--detach", *force, "-b", str(other), running)
+    done = joey("exec", *force, running, "/entry", check=False)
+    assert (done.returncode, done.stderr) == (255, message.replace("joey: ", "joey: exec failed: ", 1))
+
+
+def test_the_stub_leaves_no_descriptor(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("sh", "-c", "ls /proc/$$/fd; :")
+    for way in WAYS:
+        done = joey("run", "--force", f"interpreter-hiding={way}", "-b", str(folder), joey.id())
+        assert done.stdout.split() == ["0", "1", "2"], way
+
+
+def test_a_profile_that_forbids_the_stub_runs_without_it_and_says_so(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        rule = {"names": ["execveat"], "action": "SCMP_ACT_ERRNO"}
+        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+    name = joey.id()
+    joey("run", "--detach", "-b", str(bundle("sleep", "100", change=change)), name)
+    assert "seccomp" in joey.state(name)["annotations"]["io.joey.lost.interpreter-hiding"]
 
 
 def test_exec_refuses_what_create_refuses(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:

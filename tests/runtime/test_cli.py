@@ -126,3 +126,9 @@ def test_a_closed_pipe_is_no_traceback(joey: Joey) -> None:
         capture_output=True, text=True, check=False, env={**os.environ},
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_an_error_does_not_drive_the_terminal(joey: Joey) -> None:
+    done = joey("run", "--bundle", "\x1b]0;title\x07", joey.id(), check=False)
+    assert "\\x1b]0;title\\x07" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -1,0 +1,120 @@
+"""From inside the root to the exec: identity, privileges, readiness. Shared by `run`, `create` and `exec`."""
+
+from __future__ import annotations
+
+import _socket
+
+from ..compat import execstub, signals
+from ..compat.constants import (
+    SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_FILTER_FLAG_TSYNC,
+    SECCOMP_FILTER_FLAG_TSYNC_ESRCH,
+)
+from ..compat.seccomp.words import allows
+from ..probes.plan import Plan
+from .bundle import Bundle
+from .channel import Channel
+from .needs import SECCOMP_FLAGS
+from .state import State
+from .steps import Step, process, program
+
+
+def process_steps(
+    bundle: Bundle, plan: Plan, channel: Channel, listener: _socket.socket | None, state: State, keep_fds: int
+) -> list[Step]:
+    """The last steps of a child, in their order."""
+    what = bundle.process
+    channel.program = lambda: str(what["args"][0])
+    user = what.get("user") or {}
+    no_new_privs = plan.mechanism("no-new-privs") == "prctl"
+    seccomp = _seccomp(bundle, plan, channel)
+    prepare = program.Prepare(what)
+    out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
+    if what.get("scheduler") or what.get("ioPriority"):
+        from .steps.scheduling import scheduling_steps
+
+        out += scheduling_steps(what, plan.mechanism("scheduler") or plan.mechanism("scheduler-deadline"))
+    if bundle.linux.get("personality"):
+        from .steps.scheduling import SetPersonality
+
+        out.append(SetPersonality(bundle.linux["personality"]["domain"]))
+    if not what.get("terminal"):
+        out.append(process.OwnStreams(user.get("uid", 0)))
+    if seccomp and not no_new_privs:
+        out.append(seccomp)  # needs CAP_SYS_ADMIN, which goes next
+    out.append(
+        process.BecomeUser(
+            user,
+            what.get("capabilities") or {},
+            plan.mechanism("capabilities.bounding") == "native",
+            plan.mechanism("capabilities.ambient") == "native",
+        )
+    )
+    if no_new_privs:
+        out.append(process.SetNoNewPrivs())
+    out.append(prepare)
+    out.append(program.ReportReady(channel, listener))
+    if bundle.hooks("startContainer") and state.folder:
+        out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
+    out += _label_steps(bundle, plan)
+    if seccomp and no_new_privs:
+        out.append(seccomp)
+    stub = _stub(bundle, plan, state, 3 + keep_fds)
+    out.append(program.Exec(prepare, signals.blocked(), channel, stub))
+    return out
+
+
+def _stub(bundle: Bundle, plan: Plan, state: State, report_fd: int) -> program.Stub | None:
+    """What hides joey's interpreter at the exec (compat/execstub.py); None where it can't be, and the loss is recorded.
+
+    It makes two calls more under the bundle's seccomp profile, and a security module changes its label at its exec.
+    """
+    by = plan.mechanism("interpreter-hiding")
+    problem = ""
+    if not execstub.code():
+        problem = "there is no stub for this machine's processor"
+    elif any(plan.mechanism(name) == "native" for name in ("apparmor", "selinux")):
+        problem = "a security module labels the next exec"
+    elif not allows(bundle.linux.get("seccomp") or {}, ("fcntl", "execveat" if by == "memfd" else "execve")):
+        problem = "the seccomp profile does not let it start"
+    if problem:
+        state.losses["interpreter-hiding"] = f"{problem}: the program is only checked not to be joey's interpreter"
+        return None
+    content = execstub.image(report_fd)
+    if by == "memfd":
+        return program.Stub(execstub.in_memory(content, report_fd + 1), report_fd, by_name=False)
+    folders = (state.folder, "/dev/shm", "/tmp", "/var/tmp", bundle.path)
+    return program.Stub(execstub.in_unlinked_file(content, report_fd + 1, folders), report_fd, by_name=True)
+
+
+def _label_steps(bundle: Bundle, plan: Plan) -> list[Step]:
+    """The security modules' labels; the plan has refused them, or let them go, where the module is not there."""
+    out: list[Step] = []
+    for feature, field in (("apparmor", "apparmorProfile"), ("selinux", "selinuxLabel")):
+        value = bundle.process.get(field)
+        if value and plan.mechanism(feature) == "native":
+            from .steps import labels
+
+            if feature == "apparmor":
+                out.append(labels.LabelExec(f"process.{field}", labels.APPARMOR, f"exec {value}"))
+            else:
+                out.append(labels.LabelExec(f"process.{field}", labels.SELINUX, value))
+    return out
+
+
+def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSeccomp | None:
+    section = bundle.linux.get("seccomp")
+    if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
+        return None
+    from ..compat.seccomp.words import FLAGS, notifies
+    from .filters import compiled
+
+    flags = 0
+    for name in section.get("flags") or []:
+        if plan.mechanism(SECCOMP_FLAGS[name]) == "native":
+            flags |= FLAGS[name]
+    if notifies(section):
+        flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
+        if flags & SECCOMP_FILTER_FLAG_TSYNC:
+            flags |= SECCOMP_FILTER_FLAG_TSYNC_ESRCH  # without it the two can't go together (Linux 5.7)
+    return process.InstallSeccomp(compiled(section), flags, channel)
