@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import joey as package
 from joey.runtime.commands.spec import template
 
 APPLETS = ("sh cat chmod chown date dd echo env false find grep head hostname id ip kill ln ls mkdir mknod mount nc "
@@ -103,6 +104,26 @@ def busybox_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "etc" / "group").write_text("root:x:0:\nuser:x:1000:\n")
     root.chmod(0o755)
     return root
+
+
+def install(folder: Path) -> str:
+    """A joey of its own in a folder, run by the system's Python; the program's path.
+
+    Any user can read it: this session's Python may be in root's home.
+    """
+    site = folder / "lib" / "python" / "site-packages"
+    source = Path(package.__file__).parent
+    shutil.copytree(source, site / "joey", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "bin").mkdir()
+    python = "/usr/bin/python3"
+    version = subprocess.run(
+        [python, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    (folder / "lib" / "python").rename(folder / "lib" / version)
+    (folder / "bin" / "python3").symlink_to(python)
+    shutil.copy(source / "runtime" / "bin" / "joey", folder / "bin" / "joey")
+    return str(folder / "bin" / "joey")
 
 
 Change = Callable[[dict[str, Any]], None]

@@ -132,8 +132,8 @@ class Cgroup:
                 raise KernelError("mkdir", error.errno or 0, directory) from None
             if directory not in self.made:
                 self.made.append(directory)
-            if group.version == 1 and "cpuset" in group.controllers:
-                _inherit_cpuset(directory)
+        if group.version == 1 and "cpuset" in group.controllers:
+            _inherit_cpuset(group.path)
 
     def apply(self, settings: list[Setting]) -> None:
         """Write the settings. Raises JoeyError naming the config.json field and the file that refused."""
@@ -375,10 +375,16 @@ def _enable_controllers(directory: str, controllers: tuple[str, ...]) -> None:
 
 
 def _inherit_cpuset(directory: str) -> None:
-    """A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: copy the parent's."""
+    """A new v1 cpuset is empty and takes no process until it has CPUs and memory nodes: copy the parent's.
+
+    The parent's come first where it has none yet: another joey may have made it a moment ago.
+    """
     parent = directory.rpartition("/")[0]
     for name in ("cpuset.cpus", "cpuset.mems"):
-        files.write_text(f"{directory}/{name}", files.read_line(f"{parent}/{name}"))
+        if files.read_text(f"{directory}/{name}").strip() or not os.path.exists(f"{parent}/{name}"):
+            continue
+        _inherit_cpuset(parent)
+        files.write_text(f"{directory}/{name}", files.read_text(f"{parent}/{name}").strip())
 
 
 def _refused(setting: Setting, path: str, error: OSError) -> JoeyError:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import joey
-
+from ..conftest import install
 from .conftest import Podman, limits, need, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -21,23 +20,6 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 ALONE = ("--network", "none")
 USER = 64321
 IDS = 64400  # the first of the user's subordinate ids
-
-
-def install(folder: Path) -> str:
-    """joey where a plain user can read it, run by the system's Python: this session's may be in root's home."""
-    site = folder / "lib" / "python" / "site-packages"
-    source = Path(joey.__file__).parent
-    shutil.copytree(source, site / "joey", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "bin").mkdir()
-    python = "/usr/bin/python3"
-    version = subprocess.run(
-        [python, "-c", "import sys; print('python%d.%d' % sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    (folder / "lib" / "python").rename(folder / "lib" / version)
-    (folder / "bin" / "python3").symlink_to(python)
-    shutil.copy(source / "runtime" / "bin" / "joey", folder / "bin" / "joey")
-    return str(folder / "bin" / "joey")
 
 
 @pytest.fixture(scope="module")

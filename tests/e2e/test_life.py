@@ -289,6 +289,24 @@ def test_a_cgroups_path_is_followed(joey: Joey, bundle: MakeBundle) -> None:
     assert not list(Path("/sys/fs/cgroup").glob("*/joey-test"))
 
 
+def test_an_empty_cpuset_above_is_filled(joey: Joey, bundle: MakeBundle) -> None:
+    """As another joey leaves it for the moment between making the common parent and filling it."""
+    mount = Path("/sys/fs/cgroup/cpuset")
+    if not (mount / "cpuset.cpus").exists():
+        pytest.skip("no v1 cpuset hierarchy here")
+    name = joey.id()
+    parent = mount / f"joey-test-{name}"
+    parent.mkdir()
+    try:
+        folder = bundle(
+            "echo", "in", change=lambda config: config["linux"].update(cgroupsPath=f"/joey-test-{name}/a/b")
+        )
+        assert joey("run", "-b", str(folder), name).stdout == "in\n"
+    finally:
+        if parent.exists():
+            parent.rmdir()
+
+
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_the_container_sees_its_own_cgroups(namespaced: bool, joey: Joey, bundle: MakeBundle) -> None:
     def change(config: dict[str, Any]) -> None:
