@@ -157,7 +157,8 @@ def cgroup_path(bundle: Bundle, container: str) -> str:
     return os.path.normpath(path if path.startswith("/") else f"/{layout.DEFAULT_PARENT}/{path}")
 
 
-def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild, before: list[Step]) -> list[Step]:
+def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
+    """Cgroups made and limited, before there is a process for them."""
     cgroup = state.cgroup
     out: list[Step] = []
     path = cgroup_path(bundle, state.id)
@@ -172,9 +173,12 @@ def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneC
         out.append(parent.LimitCgroup(cgroup, resources))
     if plan.mechanism("device-rules") not in ("", "user-namespace", "none"):
         out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
-    out += before
-    out.append(clone)
-    out.append(parent.RecordPid(state, clone))
+    return out
+
+
+def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild, before: list[Step]) -> list[Step]:
+    cgroup = state.cgroup
+    out = [*cgroup_steps(bundle, plan, state), *before, clone, parent.RecordPid(state, clone)]
     out += oom_steps(bundle, clone)
     if bundle.creates("user"):
         lines = (map_lines(bundle.linux, "uidMappings"), map_lines(bundle.linux, "gidMappings"))

@@ -30,6 +30,8 @@ COMMANDS = {
         "pause": ("pause", "stop every process of a container where it is"),
         "resume": ("resume", "let a paused container go on"),
         "update": ("update", "change the limits of a container"),
+        "checkpoint": ("checkpoint", "save a running container to files, with CRIU"),
+        "restore": ("restore", "make a container from a checkpoint and let it go on"),
         "events": ("events", "print a container's counters, and tell when it ran out of memory"),
         "spec": ("spec", "write a config.json to start from"),
         "features": ("features", "print what joey can do on this machine, as the runtime-spec asks"),
@@ -134,7 +136,7 @@ def _help() -> str:
         "mechanism for each feature, says why, and then only executes."
     ]
     for title, group in COMMANDS.items():
-        rows = "\n".join(f"  {name:<8} {summary}" for name, (_, summary) in group.items())
+        rows = "\n".join(f"  {name:<10} {summary}" for name, (_, summary) in group.items())
         parts.append(f"Commands to {title}:\n{rows}")
     parts.append("Global options:\n" + describe(GLOBAL_OPTIONS))
     parts.append(

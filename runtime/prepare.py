@@ -35,6 +35,27 @@ def create(
     return made, start
 
 
+def restore(
+    root: str, container: str, bundle: Bundle, plan: Plan, config_text: str, call: list[str], images: str, log: str
+) -> State:
+    """Make a container from a checkpoint by the CRIU command line `call`. On failure nothing is left behind."""
+    from .steps.restoring import RestoreByCriu
+
+    made, held = state.create(root, container, bundle)
+    try:
+        made.set_plan(plan)
+        files.write_atomically(f"{made.folder}/config.json", config_text)
+        made.cgroup = build.cgroup_of(bundle, container, plan)
+        steps = build.cgroup_steps(bundle, plan, made)
+        launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made)))
+    except BaseException:
+        made.forget()
+        raise
+    finally:
+        state.unlock(held)
+    return made
+
+
 def _check_terminal(bundle: Bundle, options: Options) -> None:
     """A terminal needs somebody at its other end (runtime.md; runc's words)."""
     wants = bool(bundle.process.get("terminal"))

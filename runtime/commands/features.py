@@ -11,6 +11,7 @@ from ...compat.seccomp.words import ACTIONS, ARCHITECTURES, OPERATORS
 from ...compat.seccomp.words import FLAGS as SECCOMP_FLAGS
 from ...probes.cache import cached_or_probed
 from ...probes.report import KernelReport
+from .. import criu
 from ..needs import SECCOMP_FLAGS as FLAG_FEATURES
 from ..options import Arguments, Command
 from ..schema import HOOK_KINDS
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def features(report: KernelReport) -> dict[str, Any]:
-    """The document, told from a kernel report: words joey knows, and what of them this kernel can do."""
+def features(report: KernelReport, checkpoint: bool) -> dict[str, Any]:
+    """The document, told from a kernel report: words joey knows, and what of them this kernel can do.
+
+    `checkpoint`: whether CRIU works here.
+    """
     works = report.works
     namespaces = [name for name, (_, file) in NAMESPACES.items() if _namespace_works(report, file)]
     filters = works("seccomp.filter")
@@ -64,7 +68,10 @@ def features(report: KernelReport) -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": works("mount.idmapped")}},
             "netDevices": {"enabled": False},
         },
-        "annotations": {"io.joey.kernel": report.name, "org.opencontainers.runc.checkpoint.enabled": "false"},
+        "annotations": {
+            "io.joey.kernel": report.name,
+            "org.opencontainers.runc.checkpoint.enabled": str(checkpoint).lower(),
+        },
         "potentiallyUnsafeConfigAnnotations": [],
     }
 
@@ -75,7 +82,7 @@ def _namespace_works(report: KernelReport, file: str) -> bool:
 
 
 def run(arguments: Arguments) -> int:
-    print(json.dumps(features(cached_or_probed()), indent=2))
+    print(json.dumps(features(cached_or_probed(), criu.works()), indent=2))
     return 0
 
 

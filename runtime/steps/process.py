@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+NULL_DEVICE = os.makedev(1, 3)
+
+
 class WaitForParent(Step):
     """Report a point, if any, and wait until the parent says go."""
 
@@ -388,7 +391,8 @@ def may_set_groups() -> bool:
 
 
 class OwnStreams(Step):
-    """Give the standard streams to the process's user, so that /dev/stdout can be opened by it."""
+    """Give the standard streams to the process's user, so that /dev/stdout can be opened by it; and take the
+    container's own /dev/null for the host's, which is a file of another mount namespace."""
 
     __slots__ = ("uid",)
 
@@ -399,14 +403,29 @@ class OwnStreams(Step):
         return f"give the standard streams to user {self.uid}"
 
     def run(self) -> None:
-        null = os.makedev(1, 3)
         for stream in (0, 1, 2):
             try:
                 status = os.fstat(stream)
-                if status.st_uid == self.uid or (stat.S_ISCHR(status.st_mode) and status.st_rdev == null):
-                    continue
-                os.fchown(stream, self.uid, -1)
+                if stat.S_ISCHR(status.st_mode) and status.st_rdev == NULL_DEVICE:
+                    _take_own_null(stream)
+                elif status.st_uid != self.uid:
+                    os.fchown(stream, self.uid, -1)
             except OSError as error:
                 # the caller closed it, or it belongs to somebody the namespace does not map: it works unowned
                 if error.errno not in (errno.EINVAL, errno.EPERM, errno.EROFS, errno.EBADF):
                     raise
+
+
+def _take_own_null(stream: int) -> None:
+    """Put the container's null device on a stream, where it is that: the container may have put anything there."""
+    try:
+        fd = os.open("/dev/null", os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return  # none here, or it may not be opened: the caller's is as good
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == NULL_DEVICE:
+            os.set_blocking(fd, True)
+            os.dup2(fd, stream)
+    finally:
+        os.close(fd)

@@ -11,7 +11,7 @@ import os
 import stat
 
 from ...compat import files, libc, mounting, procfs
-from ...compat.cgroup.group import Cgroup
+from ...compat.cgroup.group import Cgroup, Group
 from ...compat.constants import (
     MOUNT_ATTR_RDONLY,
     MS_BIND,
@@ -182,6 +182,17 @@ class MountEntry(Step):
             mounting.remount_tree_one_by_one(at(fd), self.options.attr_set, self.options.attr_clear)
 
 
+def cgroup_places(destination: str, groups: list[Group]) -> list[tuple[str, Group]]:
+    """Where a `cgroup` mount shows each group: a lone v2 group at the destination, others by their controllers."""
+    if len(groups) == 1 and groups[0].version == 2:
+        return [(destination, groups[0])]
+    out = []
+    for group in groups:
+        name = ",".join(name.removeprefix("name=") for name in group.controllers) if group.version == 1 else "unified"
+        out.append((f"{destination}/{name}", group))
+    return out
+
+
 class MountCgroups(Step):
     """A `cgroup` mount: the container's own groups, and nothing above them."""
 
@@ -201,7 +212,8 @@ class MountCgroups(Step):
     def run(self) -> None:
         groups = self.cgroup.groups
         flags = (self.options.flags & ~(MS_RDONLY | MS_BIND | MS_REC)) | MS_NOSUID | MS_NODEV | MS_NOEXEC
-        if len(groups) == 1 and groups[0].version == 2:
+        places = cgroup_places(self.destination, groups)
+        if places and places[0][0] == self.destination:
             self._one(self.destination, groups[0].path, "cgroup2", "", flags)
             return
         if not groups:
@@ -221,9 +233,8 @@ class MountCgroups(Step):
             libc.mount("tmpfs", at(fd), "tmpfs", flags, "mode=755")
         finally:
             os.close(fd)
-        for group in groups:
+        for place, group in places:
             names = [name.removeprefix("name=") for name in group.controllers]
-            place = f"{self.destination}/{','.join(names) if group.version == 1 else 'unified'}"
             data = ",".join(group.controllers) if group.version == 1 else ""
             self._one(place, group.path, "cgroup" if group.version == 1 else "cgroup2", data, flags)
             for name in names if group.version == 1 and len(names) > 1 else ():
