@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from joey.runtime.commands.spec import template
+
 from ..conftest import install
 from .conftest import Podman, limits, need, until
 
@@ -57,6 +59,13 @@ def user_place() -> Iterator[tuple[Path, int]]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def become_user(folder: Path, holder: int) -> list[str]:
+    """The words that run a command as the user, in its namespaces and home."""
+    namespaces = [f"--net=/proc/{holder}/ns/net", f"--mount=/proc/{holder}/ns/mnt", f"--wd={folder}/home"]
+    ids = [f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--inh-caps=-all"]
+    return ["nsenter", *namespaces, "--", "setpriv", *ids]
+
+
 @pytest.fixture(scope="module")
 def podman(user_place: tuple[Path, int], image: Path) -> Iterator[Podman]:
     folder, holder = user_place
@@ -82,15 +91,35 @@ joey = ["{runtime}"]
         "CONTAINERS_CONF": str(configuration),
     }
     client = Podman(["podman"], holder, environment)
-    as_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--inh-caps=-all"]
-    enter = ["nsenter", f"--net=/proc/{holder}/ns/net", f"--mount=/proc/{holder}/ns/mnt", f"--wd={folder}/home", "--"]
-    client.words = [*enter, *as_user, "podman"]
+    as_user = become_user(folder, holder)
+    client.words = [*as_user, "podman"]
     client("import", f"{folder}/image.tar", "bb")
     yield client
     client("rm", "--all", "--force", "--time", "0")
     client("system", "migrate")  # ends podman's own process that holds the user namespace
-    client.words = [*enter, *as_user, "podman", "unshare", "rm", "-rf", f"{folder}/home/.local"]
+    client.words = [*as_user, "podman", "unshare", "rm", "-rf", f"{folder}/home/.local"]
     client()
+
+
+def test_joey_maps_many_ids_by_newuidmap(user_place: tuple[Path, int], busybox_root: Path) -> None:
+    """joey called by the user itself: newuidmap and newgidmap write maps that a plain user may not."""
+    folder, holder = user_place
+    bundle = folder / "home" / "bundle"
+    shutil.copytree(busybox_root, bundle / "rootfs", symlinks=True)
+    config = template(True, USER, USER)
+    config["process"].update(terminal=False, args=["sh", "-c", "cat /proc/self/uid_map; cat /proc/self/gid_map"])
+    for kind in ("uidMappings", "gidMappings"):
+        config["linux"][kind].append({"containerID": 1, "hostID": IDS, "size": 1000})
+    (bundle / "config.json").write_text(json.dumps(config))
+    subprocess.run(["chown", "-R", f"{USER}:{USER}", str(bundle)], check=True)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": f"{folder}/home", "XDG_RUNTIME_DIR": f"{folder}/run"}
+    program = install(folder / "alone")
+    done = subprocess.run(
+        [*become_user(folder, holder), program, "run", "--bundle", str(bundle), "many"],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines == [["0", str(USER), "1"], ["1", str(IDS), "1000"]] * 2, done.stderr
 
 
 def test_run_maps_the_users_ids(podman: Podman) -> None:
