@@ -22,10 +22,11 @@ from ..compat.rootpath import Root
 from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
 from .channel import Channel
-from .launch import run_child
+from .launch import Start, run_child
+from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
-from .steps import Step, console, parent, process, rootfs
+from .steps import Step, parent, process, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,20 +59,6 @@ class Options:
         self.pivot = pivot
         self.new_keyring = new_keyring
         self.wait_for_start = wait_for_start
-
-
-class Start:
-    """A start made ready: the parent's steps, the child's, and what they share."""
-
-    __slots__ = ("channel", "child", "clone", "parent")
-
-    def __init__(
-        self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: parent.CloneChild
-    ) -> None:
-        self.parent = parent_steps
-        self.child = child
-        self.channel = channel
-        self.clone = clone
 
 
 def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
@@ -133,22 +120,6 @@ def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
     """The container's groups in the hierarchies that are mounted now and that this user may write to."""
     hierarchies = [item for item in layout.hierarchies() if os.access(item.mount, os.W_OK)]
     return Cgroup.at(hierarchies, cgroup_path(bundle, container))
-
-
-def joined_by_parent(namespaces: dict[str, str], cgroup: Cgroup, by: str) -> tuple[int, ...]:
-    """The cgroup versions that the parent moves the process into; it is born in v2, or enters v1, by itself otherwise.
-
-    `by` is the mechanism of cgroup-v2-entry. A process that enters a user namespace by path is in a mount namespace
-    without the host's hierarchies, and is somebody who may not write to them.
-    """
-    if namespaces.get("user"):
-        return tuple(sorted({group.version for group in cgroup.groups}))
-    return (2,) if by != "clone3" and any(group.version == 2 for group in cgroup.groups) else ()
-
-
-def is_born_in_v2(namespaces: dict[str, str], cgroup: Cgroup, by: str) -> bool:
-    """Whether the clone puts the process into its v2 group."""
-    return any(group.version == 2 for group in cgroup.groups) and 2 not in joined_by_parent(namespaces, cgroup, by)
 
 
 def cgroup_path(bundle: Bundle, container: str) -> str:
@@ -243,6 +214,8 @@ def _child_steps(
     mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra)
     out += mounts
     if bundle.process.get("terminal"):
+        from .steps import console
+
         out.append(
             console.MakeConsole(
                 root,
@@ -259,14 +232,6 @@ def _child_steps(
         out.append(process.SetRlimits(bundle.process["rlimits"]))
     out += process_steps(bundle, plan, channel, listener, state, options.keep_fds)
     return out
-
-
-def oom_steps(bundle: Bundle, clone: parent.CloneChild | None) -> list[Step]:
-    """Root's parent sets oom_score_adj (for `clone`); a plain user's child does it itself (`clone` is None)."""
-    score = bundle.process.get("oomScoreAdj")
-    if score is None or (os.geteuid() == 0) is (clone is None):
-        return []
-    return [parent.AdjustOomScore(score, clone)]
 
 
 def _mount_steps(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import Start, is_born_in_v2, joined_by_parent, oom_steps
 from .bundle import Bundle
 from .channel import Channel
-from .launch import run_child
+from .launch import Start, run_child
+from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
-from .steps import Step, console, parent, process
+from .steps import Step, parent, process
 
 
 def enter_steps(
@@ -67,6 +67,8 @@ def enter_steps(
     if "user" not in paths:
         child.append(process.JoinNamespaces([name for name in paths if name != "pid"], fds))
     if bundle.process.get("terminal"):
+        from .steps import console
+
         user = bundle.process.get("user") or {}
         child.append(
             console.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0))

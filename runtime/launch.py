@@ -13,7 +13,24 @@ from .log import debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .state import State
     from .steps import Step
+    from .steps.parent import CloneChild
+
+
+class Start:
+    """A start made ready: the parent's steps, the child's, and what they share."""
+
+    __slots__ = ("channel", "child", "clone", "parent")
+
+    def __init__(
+        self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: CloneChild
+    ) -> None:
+        self.parent = parent_steps
+        self.child = child
+        self.channel = channel
+        self.clone = clone
 
 
 def run_parent(steps: tuple[Step, ...]) -> None:
@@ -73,3 +90,17 @@ def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str], kee
         channel.send_error(step.describe() if step else "", error, created)
     finally:
         os._exit(1)
+
+
+def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) -> None:
+    """Have the seccomp listener of a start handed to the bundle's agent, where there is one."""
+    if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
+        from .listener import forwarder
+
+        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
+
+
+def release(channel: Channel) -> None:
+    """Let the prepared process exec, and wait until it has. Raises StepError when the exec failed."""
+    channel.send(b"go")
+    channel.wait_for_exec()

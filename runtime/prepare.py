@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..compat import files
 from ..compat.errors import UsageError
 from . import build, launch, state
-from .build import Options, Start
+from .build import Options
 from .bundle import Bundle
-from .channel import Channel
+from .launch import Start
 from .state import State
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ def create(
         made.set_plan(plan)
         files.write_atomically(f"{made.folder}/config.json", config_text)
         start = build.steps(bundle, plan, made, options)
-        listen_for_seccomp(start, bundle, made, "creating")
+        launch.listen_for_seccomp(start, bundle, made, "creating")
         launch.run_parent(start.parent)
     except BaseException:
         made.forget()
@@ -65,17 +65,3 @@ def _check_terminal(bundle: Bundle, options: Options) -> None:
         raise UsageError("--console-socket given, but process.terminal is false")
     if options.console_socket and not options.detach:
         raise UsageError("--console-socket needs a detached container: use create, or --detach")
-
-
-def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) -> None:
-    """Have the seccomp listener of a start handed to the bundle's agent, where there is one."""
-    if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
-        from .listener import forwarder
-
-        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
-
-
-def release(channel: Channel) -> None:
-    """Let the prepared process exec, and wait until it has. Raises StepError when the exec failed."""
-    channel.send(b"go")
-    channel.wait_for_exec()

@@ -9,7 +9,7 @@ from ...compat.constants import CAPABILITIES
 from ...compat.errors import BundleError, JoeyError, StateError, UsageError
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
-from .. import launch, prepare, schema
+from .. import launch, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
 from ..needs import exec_needs
@@ -55,14 +55,14 @@ def _exec(arguments: Arguments, state: State) -> int:
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)
     start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))
-    prepare.listen_for_seccomp(start, bundle, state, status)
+    launch.listen_for_seccomp(start, bundle, state, status)
     launch.run_parent(start.parent)
     try:
         if arguments.given("pid-file"):
             files.write_atomically(arguments.text("pid-file"), str(start.clone.pid), 0o644)
         if foreground:
             foreground.forward()
-        prepare.release(start.channel)
+        launch.release(start.channel)
     except BaseException:
         start.clone.undo()
         raise

@@ -7,8 +7,9 @@ import os
 from ...compat import files
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
-from .. import container, log, prepare
-from ..build import Options, Start, steps
+from .. import container, launch, log, prepare
+from ..build import Options, steps
+from ..launch import Start
 from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..state import State, check_id
@@ -107,7 +108,7 @@ def run(arguments: Arguments) -> int:
     if foreground:
         foreground.forward()
     try:
-        prepare.release(start.channel)
+        launch.release(start.channel)
         container.poststart(state)
     except BaseException:
         container.take_down(state)
