@@ -6,7 +6,7 @@ import os
 
 from .. import files
 
-# Where joey mounts v1 hierarchies that nobody mounted (2.6.32 without cgconfig, minimal VMs).
+# Where joey mounts v1 hierarchies that nobody mounted, on hosts that have none at all (2.6.32 without cgconfig).
 OWN_MOUNTS = "/run/joey/cgroup"
 
 # The group, at each hierarchy's root, below which containers are that did not choose a path of their own.
@@ -79,16 +79,29 @@ def enabled_controllers() -> tuple[str, ...]:
     return tuple(row[0] for row in rows if len(row) == 4 and row[3] == "1")
 
 
+def own_place(controller: str) -> str:
+    """Where joey mounts a hierarchy for `controller`: beside the others, where every tool looks; else OWN_MOUNTS.
+
+    containerd's metrics, for one, fail when a hierarchy of /proc/PID/cgroup is not beside the others.
+    """
+    for item in hierarchies():
+        folder = os.path.dirname(item.mount)
+        if item.version == 1 and os.access(folder, os.W_OK):
+            return f"{folder}/{controller}"
+    return f"{OWN_MOUNTS}/{controller}"
+
+
 def mount_own(controller: str) -> Hierarchy:
-    """Mount a v1 hierarchy for `controller` under OWN_MOUNTS, for every later container of this boot.
+    """Mount a v1 hierarchy for `controller` at `own_place`, for every later container of this boot.
 
     Raises KernelError: EBUSY when another hierarchy holds the controller.
     """
     from .. import libc
 
-    target = f"{OWN_MOUNTS}/{controller}"
+    target = own_place(controller)
     os.makedirs(target, mode=0o755, exist_ok=True)
-    # a container's process binds its groups when it is root of its user namespace only: it must get through here
-    os.chmod(os.path.dirname(OWN_MOUNTS), 0o711)
+    if target.startswith(f"{OWN_MOUNTS}/"):
+        # a container's process binds its groups when it is root of its user namespace only: it must get through here
+        os.chmod(os.path.dirname(OWN_MOUNTS), 0o711)
     libc.mount("cgroup", target, "cgroup", 2 | 4 | 8, controller)
     return Hierarchy(1, target, (controller,))

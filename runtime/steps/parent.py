@@ -51,7 +51,7 @@ class MountHierarchy(Step):
         self.path = path
 
     def describe(self) -> str:
-        return f"mount the cgroup controller {self.controller} at {layout.OWN_MOUNTS}/{self.controller}"
+        return f"mount the cgroup controller {self.controller} at {layout.own_place(self.controller)}"
 
     def run(self) -> None:
         mounted = [item for item in layout.hierarchies() if self.controller in item.controllers]

@@ -394,8 +394,9 @@ def test_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
     assert joey("run", "-d", "-b", str(folder), joey.id(), check=False).returncode == 0
 
 
-def test_a_user_namespace_with_a_hierarchy_that_joey_mounts(joey: Joey, bundle: MakeBundle) -> None:
-    """Root of the user namespace binds its groups from where joey mounted them, in a folder of root's."""
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_user_namespace_with_a_hierarchy_that_joey_mounts(beside: bool, joey: Joey, bundle: MakeBundle) -> None:
+    """Root of the user namespace binds its groups from where joey mounted them: beside the others, or in /run/joey."""
     report = json.loads(joey("probe", "--json", "--only", "cgroups").stdout)
     finding = report["findings"]["cgroup.net_cls"]
     if finding["state"] != "works" or finding["detail"].get("mount"):
@@ -408,11 +409,17 @@ def test_a_user_namespace_with_a_hierarchy_that_joey_mounts(joey: Joey, bundle: 
     folder = bundle("cat", "/sys/fs/cgroup/net_cls/net_cls.classid", change=change)
     command = joey.command("run", "-b", str(folder), joey.id())
     # the wait: a v1 hierarchy that had a group a moment ago would stay for ever
-    script = '"$@"; status=$?; sleep 0.5; exit $status'
+    script = '"$@"; status=$?; grep -o " [^ ]*/net_cls " /proc/mounts; sleep 0.5; exit $status'
+    if not beside:
+        script = "mount -o remount,bind,ro /sys/fs/cgroup; " + script
+    stays = Path("/sys/fs/cgroup/net_cls").exists()
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False
     )
-    assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr
+    if beside and not stays:
+        Path("/sys/fs/cgroup/net_cls").rmdir()  # the mount is gone with its namespace
+    place = "/sys/fs/cgroup/net_cls" if beside else "/run/joey/cgroup/net_cls"
+    assert (done.stdout.split(), done.returncode) == (["7", place], 0), done.stderr
 
 
 def test_a_plain_user_runs_a_rootless_bundle(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
