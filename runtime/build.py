@@ -22,7 +22,7 @@ from ..compat.rootpath import Root
 from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
 from .channel import Channel
-from .launch import Start, run_child
+from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
@@ -81,11 +81,19 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
     fds: dict[str, int] = {}
     child: list[Step] = []
 
-    def body(left_to_join: dict[str, int]) -> None:
-        fds.update(left_to_join)
-        run_child(channel, tuple(child), root.created, options.keep_fds)
+    def release(kept: set[int]) -> None:
+        let_go(channel, tuple(child), options.keep_fds, kept)
 
-    clone = parent.CloneChild(channel, flags, paths, body, bundle.rootfs)
+    def body(left_to_join: dict[str, int], whole: bool) -> None:
+        fds.update(left_to_join)
+        kept = set(left_to_join.values())
+        run_child(channel, tuple(child), root.created, (lambda: release(kept)) if whole else None)
+
+    clone = parent.CloneChild(channel, flags, paths, release, body, bundle.rootfs)
+    if "user" in paths:
+        clone.enters = tuple(name for name in NAMESPACES if name in paths)
+    elif "pid" in paths:
+        clone.enters = ("pid",)
     if by_parent:
         clone.after = by_parent.leave
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")

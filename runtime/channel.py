@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MESSAGE_LIMIT = 1 << 16
+DMESG = "see dmesg: it may have been killed"
 EXEC_FAILED = b"exec"  # and the errno; the machine code of compat/execstub.py writes it
 
 
 class Channel:
     """Both ends of a SOCK_SEQPACKET pair; after the clone each side keeps one."""
 
-    __slots__ = ("_child", "_parent", "master", "on_listener", "program", "socket")
+    __slots__ = ("_child", "_parent", "_unread", "master", "on_listener", "program", "socket")
 
     def __init__(self) -> None:
         self._parent, self._child = _pair()
         self.socket = self._parent
+        self._unread = False  # the child ended without having read all that was sent to it
         self.master = -1  # the terminal's master, once the child sent it
         self.on_listener: Callable[[int], None] | None = None  # takes the seccomp listener's descriptor
         self.program: Callable[[], str] = lambda: ""  # the name of what is executed, for the message of a failure
@@ -83,34 +85,39 @@ class Channel:
             if message == word:
                 return
             if message == b"":
-                raise StepError(
-                    "the container's process ended before it was ready", "see dmesg: it may have been killed"
-                )
+                raise StepError("the container's process ended before it was ready", DMESG)
 
     def wait_for_exec(self) -> None:
         """Read until end of file, which means that the child's exec succeeded. Raises StepError."""
         while self.read():
             pass
+        if self._unread:
+            raise StepError("the container's process ended before it executed its program", DMESG)
 
     def read(self) -> bytes:
-        """One message; a descriptor that comes with it becomes `master`. Raises StepError for an error message."""
+        """One message; a terminal's master that comes becomes `master`. Raises StepError for an error message.
+
+        A process that is a container's by now may send anything: a descriptor is taken with its own word only, once.
+        """
         try:
             message, fd = terminal.receive_fd(self.socket, MESSAGE_LIMIT)
         except ConnectionResetError:
             # the child ended with a word of ours unread; the kernel tells that once, before what the child had sent
+            self._unread = True
             message, fd = terminal.receive_fd(self.socket, MESSAGE_LIMIT)
-        if message == b"listener":
+        if message == b"console" and fd >= 0 and self.master < 0:
+            self.master = fd
+        elif fd >= 0:
+            forward, self.on_listener = self.on_listener if message == b"listener" else None, None
             try:
-                if self.on_listener:
-                    self.on_listener(fd)
+                if forward:
+                    forward(fd)
             finally:
                 os.close(fd)
-        elif fd >= 0:
-            self.master = fd
         if message.startswith(b"error"):
             raise _step_error(message[5:])
         if message.startswith(EXEC_FAILED):
-            raise exec_failed(self.program(), int.from_bytes(message[4:8], "little"))
+            raise exec_failed(self.program(), int.from_bytes(message[4:6], "little"))
         return message
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
 from .bundle import Bundle
 from .channel import Channel
-from .launch import Start, run_child
+from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
@@ -29,43 +29,40 @@ def enter_steps(
         path = f"/proc/{state.pid}/ns/{file}"
         if name in bundle.namespaces and not same(path, f"/proc/self/ns/{file}"):
             paths[name] = path
-    fds: dict[str, int] = {}
     child: list[Step] = []
 
-    def body(left_to_join: dict[str, int]) -> None:
-        fds.update(left_to_join)
-        run_child(channel, tuple(child), [], keep_fds)
+    def release(kept: set[int]) -> None:
+        let_go(channel, tuple(child), keep_fds, kept)
+
+    def body(left_to_join: dict[str, int], whole: bool) -> None:
+        run_child(channel, tuple(child), [], None)
 
     def verify() -> None:
         """The files that are open by now are the container's only if its process still lives."""
         if not state.alive() or "mount" not in paths:
             raise StateError("container not running", slug="not-running")
 
-    clone = parent.CloneChild(channel, 0, paths, body, state.rootfs)
+    clone = parent.CloneChild(channel, 0, paths, release, body, state.rootfs)
     clone.verify = verify
+    clone.enters = tuple(paths)
     by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))
     if is_born_in_v2(paths, cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = cgroup
-    if by_parent:
-        child.append(process.WaitForParent(channel))
-    child.append(process.NewSession())
-    if 1 not in by_parent:
-        child.append(process.EnterCgroups(cgroup))
     affinity = bundle.process.get("execCPUAffinity") or {}
-    if affinity.get("initial"):
+    first = oom_steps(bundle, None)
+    if 1 not in by_parent:
+        first.append(process.EnterCgroups(cgroup))
+    if affinity:
         from .steps.scheduling import SetAffinity
 
-        child.insert(0, SetAffinity(affinity["initial"]))
-    child += oom_steps(bundle, None)
-    if affinity.get("final"):
-        from .steps.scheduling import SetAffinity
-
-        child.append(SetAffinity(affinity["final"]))
-    child.append(process.HideFromTracers())
+        first = [SetAffinity(affinity["initial"]), *first] if affinity.get("initial") else first
+        child += [SetAffinity(affinity["final"])] if affinity.get("final") else []
+    clone.first = tuple(first)
+    if by_parent:
+        child.insert(0, process.WaitForParent(channel))
+    child += [process.NewSession(), process.HideFromTracers()]
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         child.append(process.SetRlimits(bundle.process["rlimits"]))
-    if "user" not in paths:
-        child.append(process.JoinNamespaces([name for name in paths if name != "pid"], fds))
     if bundle.process.get("terminal"):
         from .steps import console
 

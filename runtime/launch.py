@@ -13,6 +13,8 @@ from .log import debug
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .bundle import Bundle
     from .state import State
     from .steps import Step
@@ -67,22 +69,26 @@ def _run(step: Step) -> None:
         raise StepError(f"{step.describe()}: {where}{error.strerror or error}") from None
 
 
-def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str], keep_fds: int) -> None:
-    """The child: run the steps, the last of which is the exec. On a failure tell the parent which, and end.
-
-    It first lets go of what is joey's: descriptors (a directory of the host held open is a way out of a container),
-    signal handlers, the log. From here on nothing is imported: after the change of root a module would come from the
-    container.
+def let_go(channel: Channel, steps: tuple[Step, ...], keep_fds: int, kept: set[int]) -> None:
+    """Let go of what is joey's: descriptors (a directory of the host held open is a way out of a container), signal
+    handlers, the log. From here on nothing is imported: after the change of root a module would come from the
+    container. `kept` are descriptors that the caller still needs.
     """
     sys.path.clear()
     sys.meta_path.clear()
+    channel.keep_child()
+    signals.reset()
+    log.detach()
+    used = {channel.socket.fileno(), *(fd for step in steps for fd in step.keeps())}
+    process.close_all_but(used | kept, first=3 + keep_fds)
+
+
+def run_child(channel: Channel, steps: tuple[Step, ...], created: list[str], first: Callable[[], None] | None) -> None:
+    """The child: do `first`, run the steps, the last of which is the exec. On a failure tell the parent which; end."""
     step = None
     try:
-        channel.keep_child()
-        signals.reset()
-        log.detach()
-        kept = {channel.socket.fileno(), *(fd for step in steps for fd in step.keeps())}
-        process.close_all_but(kept, first=3 + keep_fds)
+        if first:
+            first()
         for step in steps:
             debug("child", step)
             step.run()

@@ -13,7 +13,6 @@ from ...compat.constants import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
-    CLONE_NEWPID,
     CLONE_NEWTIME,
     CLONE_PARENT,
     MOUNT_ATTR_IDMAP,
@@ -25,7 +24,7 @@ from ...compat.constants import (
     SIGKILL,
 )
 from ...compat.errors import JoeyError, KernelError, StepError
-from ...compat.namespaces import NAMESPACES, join, may_return, open_namespace
+from ...compat.namespaces import NAMESPACES, join, open_namespace
 from ...compat.rootpath import remove_created
 from ..channel import Channel, ChildFailed
 from . import Step
@@ -128,10 +127,30 @@ class LimitDevices(Step):
 class CloneChild(Step):
     """Clone the container's first process into its new namespaces; it runs the child's steps."""
 
-    __slots__ = ("after", "body", "cgroup", "channel", "created", "flags", "paths", "pid", "rootfs", "verify")
+    __slots__ = (
+        "after",
+        "body",
+        "cgroup",
+        "channel",
+        "created",
+        "enters",
+        "first",
+        "flags",
+        "let_go",
+        "paths",
+        "pid",
+        "rootfs",
+        "verify",
+    )
 
     def __init__(
-        self, channel: Channel, flags: int, paths: dict[str, str], body: Callable[[dict[str, int]], None], rootfs: str
+        self,
+        channel: Channel,
+        flags: int,
+        paths: dict[str, str],
+        let_go: Callable[[set[int]], None],
+        body: Callable[[dict[str, int], bool], None],
+        rootfs: str,
     ) -> None:
         self.channel = channel
         self.rootfs = rootfs
@@ -141,7 +160,11 @@ class CloneChild(Step):
         self.cgroup: Cgroup | None = None  # whose v2 group the process is born in
         self.flags = flags
         self.paths = paths  # namespaces joined by path: OCI name -> file
-        self.body = body  # given the descriptors of the namespaces that are left to join; never returns
+        self.enters: tuple[str, ...] = ()  # those that a process in between enters before it clones the child
+        self.first: tuple[Step, ...] = ()  # what that process does before
+        self.let_go = let_go  # lets go of what is joey's, but for these descriptors
+        # given the descriptors of the namespaces that are left to join, and whether it still has to let go
+        self.body = body
         self.pid = 0
 
     def describe(self) -> str:
@@ -167,12 +190,7 @@ class CloneChild(Step):
         try:
             if self.verify:
                 self.verify()
-            if "user" in fds:
-                self.pid = self._clone_between(fds, list(fds))
-            elif "pid" in fds and not may_return("pid"):
-                self.pid = self._clone_between(fds, ["pid"])
-            else:
-                self.pid = self._clone_beside(fds)
+            self.pid = self._clone_between(fds) if self.enters else self._clone_beside(fds)
             if self.after:
                 self.after()
         finally:
@@ -181,39 +199,36 @@ class CloneChild(Step):
         self.channel.keep_parent()
 
     def _clone_beside(self, fds: dict[str, int]) -> int:
-        """A pid namespace is joined by one's children only: joey enters it for the time of the clone."""
-        own = -1
-        if "pid" in fds:
-            own = open_namespace("/proc/self/ns/pid")
-            join(fds.pop("pid"), "pid")
         pid = self._clone(self.flags)
         if pid == 0:
-            self.body(fds)  # which closes everything but these first
-        if own >= 0:
-            libc.setns(own, CLONE_NEWPID)
-            os.close(own)
+            self.body(fds, True)
         return pid
 
     def _clone(self, flags: int) -> int:
         return self.cgroup.clone_into(flags) if self.cgroup else libc.clone(flags | SIGCHLD)
 
-    def _clone_between(self, fds: dict[str, int], names: list[str]) -> int:
-        """A process in between enters the namespaces `names` and clones a sibling of itself, which joins the rest.
+    def _clone_between(self, fds: dict[str, int]) -> int:
+        """A process in between enters namespaces and clones a sibling of itself, the child.
 
-        For a user namespace, which comes first, and for a pid namespace from which joey could not come back.
+        Joining a pid namespace is for one's children; whoever may trace in there sees the child from its first moment,
+        which must not find the host's files in it: neither as a root nor behind a descriptor.
         """
         read_end, write_end = os.pipe()
-        between = libc.clone(SIGCHLD)
+        between = self._clone(0)
         if between == 0:
             try:
-                for name in names:
+                self.let_go({write_end, *fds.values()})
+                for step in self.first:
+                    step.run()
+                for name in self.enters:
                     join(fds[name], name)
-                if "user" in names:
+                    os.close(fds.pop(name))
+                if "user" in self.enters:
                     _become_root_inside()
-                pid = self._clone(self.flags | CLONE_PARENT)
+                pid = libc.clone(self.flags | CLONE_PARENT | SIGCHLD)
                 if pid == 0:
                     os.close(write_end)
-                    self.body({name: fd for name, fd in fds.items() if name not in names})
+                    self.body(fds, False)
                 os.write(write_end, str(pid).encode())
             except (JoeyError, OSError) as error:
                 self.channel.keep_child()

@@ -152,6 +152,70 @@ def test_a_profile_that_forbids_the_stub_runs_without_it_and_says_so(joey: Joey,
     assert "seccomp" in joey.state(name)["annotations"]["io.joey.lost.interpreter-hiding"]
 
 
+HUNTER = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void show(int pid) {
+    char path[512], link[512];
+    int open = 0;
+    for (int fd = 0; fd < 64; fd++) {
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, fd);
+        ssize_t n = readlink(path, link, sizeof link - 1);
+        if (n <= 0) continue;
+        link[n] = 0;
+        open++;
+        if (fd > 2) printf("fd %s\n", link);
+    }
+    snprintf(path, sizeof path, "/proc/%d/root/MARK", pid);
+    printf("%s\n%s", access(path, F_OK) == 0 ? "root host" : "root container", open ? "caught\n" : "");
+    fflush(stdout);
+}
+int main(void) {
+    for (;;)
+        for (int pid = 2, status; pid < 400; pid++)
+            if (ptrace(PTRACE_ATTACH, pid, 0, 0) == 0) {
+                waitpid(pid, &status, __WALL);
+                show(pid);
+                ptrace(PTRACE_DETACH, pid, 0, 0);
+                kill(pid, SIGCONT);
+                usleep(20000);
+            }
+}
+"""
+
+
+def test_a_tracer_in_the_container_finds_nothing_of_the_host_in_an_exec(
+    joey: Joey, bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """CVE-2016-9962 with a container that has CAP_SYS_PTRACE, which reaches undumpable processes too."""
+    mark = tmp_path / "mark"
+    mark.write_text("of the host")
+    (tmp_path / "hunter.c").write_text(HUNTER.replace("/MARK", str(mark)))
+
+    def change(config: dict[str, Any]) -> None:
+        for names in config["process"]["capabilities"].values():
+            names.append("CAP_SYS_PTRACE")
+
+    folder = bundle("sh", "-c", "exec /hunter > /tmp/found", change=change)
+    hunter = folder / "rootfs" / "hunter"
+    subprocess.run(["gcc", "-static", "-O1", "-o", str(hunter), str(tmp_path / "hunter.c")], check=True)
+    name = joey.id()
+    joey("run", "--detach", "-b", str(folder), name)
+    found = folder / "rootfs" / "tmp" / "found"
+    for _ in range(30):
+        joey("exec", name, "true", check=False, timeout=20)
+        if found.exists() and found.read_text().count("caught") >= 5:
+            break
+    seen = found.read_text()
+    assert "caught" in seen
+    assert "root host" not in seen
+    links = {line[3:] for line in seen.splitlines() if line.startswith("fd ")}
+    assert {link for link in links if not link.startswith(("socket:", "pipe:", "/memfd:joey-exec"))} == set()
+
+
 def test_exec_refuses_what_create_refuses(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
     name = joey.id()
     joey("run", "-d", "-b", str(bundle("sleep", "100")), name)
