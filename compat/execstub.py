@@ -99,16 +99,25 @@ def in_unlinked_file(content: bytes, least: int, folders: tuple[str, ...]) -> in
     raise KernelError("open", errno.EACCES, " ".join(folders), "one of them must allow files to be executed")
 
 
-def run(stub: int, by_name: bool, program: str, argv: list[str], env: dict[str, str]) -> None:
-    """Execute the stub, which executes `program`. Raises OSError.
+def can_run_by_name(stub: int) -> bool:
+    """Whether /proc/self/fd shows the stub's file, by which `run` executes it."""
+    path = f"/proc/self/fd/{stub}"
+    try:
+        here, there = os.fstat(stub), os.stat(path)
+        return libc.fs_type("/proc/self/fd") == PROC_SUPER_MAGIC and (here.st_dev, here.st_ino) == (
+            there.st_dev,
+            there.st_ino,
+        )
+    except (OSError, KernelError):
+        return False
 
-    By execveat(2) on the descriptor (Linux 3.19); `by_name` through /proc/self/fd, where /proc shows that very file.
+
+def run(stub: int, by_name: bool, program: str, argv: list[str], env: dict[str, str]) -> None:
+    """Execute the stub, which executes `program`, through /proc/self/fd or by execveat(2).
+
+    Raises OSError, KernelError.
     """
     words = [program, *argv]
-    if not by_name:
-        os.execve(stub, words, env)
-    path = f"/proc/self/fd/{stub}"
-    here, there = os.fstat(stub), os.stat(path)
-    if libc.fs_type("/proc/self/fd") != PROC_SUPER_MAGIC or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-        raise OSError(errno.ENOEXEC, "not the file that joey made", path)
-    os.execve(path, words, env)
+    if by_name:
+        os.execve(f"/proc/self/fd/{stub}", words, env)
+    libc.execveat(stub, words, env)

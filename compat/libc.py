@@ -11,7 +11,7 @@ import os
 
 from . import cdata
 from .cdata import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
-from .constants import AT_FDCWD, CLONE_INTO_CGROUP, CLONE_PARENT, PRCTL_NAMES, SIGCHLD
+from .constants import AT_EMPTY_PATH, AT_FDCWD, CLONE_INTO_CGROUP, CLONE_PARENT, PRCTL_NAMES, SIGCHLD
 from .errors import KernelError
 
 TYPE_CHECKING = False
@@ -26,12 +26,12 @@ _NUMBERS = {
     "x86_64": {
         "clone": 56, "pivot_root": 155, "setns": 308, "capget": 125, "capset": 126, "seccomp": 317, "bpf": 321,
         "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 250, "close_range": 436,
-        "sched_setattr": 314, "ioprio_set": 251, "clone3": 435,
+        "sched_setattr": 314, "ioprio_set": 251, "clone3": 435, "execveat": 322,
     },
     "aarch64": {
         "clone": 220, "pivot_root": 41, "setns": 268, "capget": 90, "capset": 91, "seccomp": 277, "bpf": 280,
         "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "keyctl": 219, "close_range": 436,
-        "sched_setattr": 274, "ioprio_set": 30, "clone3": 435,
+        "sched_setattr": 274, "ioprio_set": 30, "clone3": 435, "execveat": 281,
     },
 }  # fmt: skip
 
@@ -64,6 +64,7 @@ _inotify_init1 = _prototype("inotify_init1", c_int)
 _inotify_add_watch = _prototype("inotify_add_watch", c_int, c_char_p, c_uint)
 _clone = _numbered("clone", c_ulong, c_void_p, c_void_p, c_void_p, c_ulong, locked=True)
 _clone3 = _numbered("clone3", c_void_p, c_size_t, locked=True)
+_execveat = _numbered("execveat", c_int, c_char_p, c_void_p, c_void_p, c_int)
 _pivot_root = _numbered("pivot_root", c_char_p, c_char_p)
 _setns = _numbered("setns", c_int, c_int)
 _capget = _numbered("capget", c_void_p, c_void_p)
@@ -146,6 +147,17 @@ def _forked(make: Callable[[], int]) -> int:
         _after_fork_parent()
         cdata.set_errno(error)
     return pid
+
+
+def execveat(fd: int, argv: list[str], env: dict[str, str]) -> None:
+    """Execute the file that `fd` is open on. By number: fexecve(3) of older C libraries goes through /proc.
+
+    Raises KernelError. Source: execveat(2) with AT_EMPTY_PATH, Linux 3.19.
+    """
+    words = [os.fsencode(word) for word in argv]
+    settings = [os.fsencode(f"{name}={value}") for name, value in env.items()]
+    arrays = [(c_char_p * (len(items) + 1))(*items, None) for items in (words, settings)]
+    _check("execveat", _execveat(fd, b"", cdata.byref(arrays[0]), cdata.byref(arrays[1]), AT_EMPTY_PATH))
 
 
 def sethostname(name: str) -> None:

@@ -203,8 +203,13 @@ _TABLE = (
     ),
     Feature(
         "interpreter-hiding", "joey's interpreter out of reach at the exec", True,
-        Mechanism("memfd", ("syscall.memfd_create", "syscall.execveat")),
+        Mechanism("memfd", ("exec-stub.sealed",)),
         Mechanism("unlinked-file", ()),
+    ),
+    Feature(
+        "interpreter-check", "joey's interpreter out of reach at the exec", True,
+        Mechanism("checked", (), "the seccomp profile or a security label has no room for the stub: that the program "
+                                 "is not joey's interpreter is only checked, just before the exec"),
     ),
     Feature(
         "capabilities.bounding", "a bounded capability set", True,

@@ -49,6 +49,14 @@ class Channel:
         self.socket.close()
         self.socket = socket
 
+    def move_to(self, fd: int) -> None:
+        """Have the socket on descriptor `fd`, which an exec keeps."""
+        if self.socket.fileno() == fd:
+            os.set_inheritable(fd, True)
+        else:
+            os.dup2(self.socket.fileno(), fd)
+            self.switch(_socket.socket(fileno=fd))
+
     def send(self, word: bytes) -> None:
         """Send one word; a parent that is gone raises JoeyError."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..compat.cgroup.settings import controllers_needed
 from ..compat.mountflags import MountOptions
 from ..compat.namespaces import NAMESPACES
+from ..compat.seccomp.words import allows
 from ..probes.plan import Need
 from .bundle import Bundle, is_bind
 
@@ -58,7 +59,7 @@ def process_needs(bundle: Bundle) -> list[Need]:
     """What starting a process with its privileges needs, in a new container or in a running one."""
     process = bundle.process
     inside = "-in-userns" if "user" in bundle.namespaces else ""
-    out = [Need("interpreter-hiding", "process.args")]
+    out = [_interpreter_need(bundle)]
     if process.get("noNewPrivileges"):
         out.append(Need("no-new-privs", "process.noNewPrivileges"))
     out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))
@@ -72,6 +73,17 @@ def process_needs(bundle: Bundle) -> list[Need]:
     if process.get("selinuxLabel"):
         out.append(Need("selinux", "process.selinuxLabel"))
     return out
+
+
+def _interpreter_need(bundle: Bundle) -> Need:
+    """The stub makes calls of its own, and would get the program's label: some bundles leave no room for it."""
+    for name in ("apparmorProfile", "selinuxLabel"):
+        if bundle.process.get(name):
+            return Need("interpreter-check", f"process.{name}")
+    section = bundle.linux.get("seccomp")
+    if section and not (allows(section, ("fcntl", "execveat")) or allows(section, ("fcntl", "execve"))):
+        return Need("interpreter-check", "linux.seccomp")
+    return Need("interpreter-hiding", "process.args")
 
 
 def _mount_needs(bundle: Bundle) -> list[Need]:

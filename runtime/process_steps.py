@@ -12,6 +12,7 @@ from ..compat.constants import (
 )
 from ..compat.seccomp.words import allows
 from ..probes.plan import Plan
+from . import log
 from .bundle import Bundle
 from .channel import Channel
 from .needs import SECCOMP_FLAGS
@@ -28,7 +29,8 @@ def process_steps(
     user = what.get("user") or {}
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
     seccomp = _seccomp(bundle, plan, channel)
-    prepare = program.Prepare(what)
+    stub = _stub(bundle, plan, state, 3 + keep_fds)
+    prepare = program.Prepare(what, stub)
     out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
     if what.get("scheduler") or what.get("ioPriority"):
         from .steps.scheduling import scheduling_steps
@@ -53,38 +55,42 @@ def process_steps(
     if no_new_privs:
         out.append(process.SetNoNewPrivs())
     out.append(prepare)
-    out.append(program.ReportReady(channel, listener))
+    out.append(program.ReportReady(channel, listener, stub))
     if bundle.hooks("startContainer") and state.folder:
-        out.append(process.RunContainerHooks("startContainer", bundle.hooks("startContainer"), state.oci("created")))
+        hooks, told = bundle.hooks("startContainer"), state.oci("created")
+        out.append(
+            process.RunContainerHooks("startContainer", hooks, told, (stub.fd, stub.report_fd) if stub else None)
+        )
+    if stub is None:
+        out.append(program.CheckProgram(prepare))
     out += _label_steps(bundle, plan)
     if seccomp and no_new_privs:
         out.append(seccomp)
-    stub = _stub(bundle, plan, state, 3 + keep_fds)
-    out.append(program.Exec(prepare, signals.blocked(), channel, stub))
+    out.append(program.Exec(prepare, signals.blocked()))
     return out
 
 
 def _stub(bundle: Bundle, plan: Plan, state: State, report_fd: int) -> program.Stub | None:
-    """What hides joey's interpreter at the exec (compat/execstub.py); None where it can't be, and the loss is recorded.
-
-    It makes two calls more under the bundle's seccomp profile, and a security module changes its label at its exec.
-    """
+    """What hides joey's interpreter at the exec (compat/execstub.py), by the plan's mechanism; None for `checked`."""
     by = plan.mechanism("interpreter-hiding")
-    problem = ""
-    if not execstub.code():
-        problem = "there is no stub for this machine's processor"
-    elif any(plan.mechanism(name) == "native" for name in ("apparmor", "selinux")):
-        problem = "a security module labels the next exec"
-    elif not allows(bundle.linux.get("seccomp") or {}, ("fcntl", "execveat" if by == "memfd" else "execve")):
-        problem = "the seccomp profile does not let it start"
-    if problem:
-        state.losses["interpreter-hiding"] = f"{problem}: the program is only checked not to be joey's interpreter"
+    by_name = by == "unlinked-file" or not allows(bundle.linux.get("seccomp") or {}, ("execveat",))
+    if by not in ("memfd", "unlinked-file") or not execstub.code():
+        return None
+    if by_name and not any(entry.get("type") == "proc" for entry in bundle.mounts):
+        lost = (
+            "without a proc mount there is no way to the stub: the program is only checked not to be joey's interpreter"
+        )
+        state.losses["interpreter-hiding"] = lost
+        log.warn(f"interpreter-hiding: {lost}")
         return None
     content = execstub.image(report_fd)
     if by == "memfd":
-        return program.Stub(execstub.in_memory(content, report_fd + 1), report_fd, by_name=False)
+        try:
+            return program.Stub(execstub.in_memory(content, report_fd + 1), report_fd, by_name)
+        except OSError:
+            by_name = True  # vm.memfd_noexec was set since the kernel was probed
     folders = (state.folder, "/dev/shm", "/tmp", "/var/tmp", bundle.path)
-    return program.Stub(execstub.in_unlinked_file(content, report_fd + 1, folders), report_fd, by_name=True)
+    return program.Stub(execstub.in_unlinked_file(content, report_fd + 1, folders), report_fd, by_name)
 
 
 def _label_steps(bundle: Bundle, plan: Plan) -> list[Step]:

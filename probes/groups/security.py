@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from struct import pack
 
-from ...compat import capabilities, files, libc
+from ...compat import capabilities, execstub, files, libc
 from ...compat.constants import (
     CAPABILITIES,
     PR_CAP_AMBIENT,
@@ -204,3 +204,26 @@ def hidepid() -> Answer:
     private_namespaces(CLONE_NEWPID)
     child(lambda: libc.mount("proc", "/proc", "proc", 0, "hidepid=2"))
     return None
+
+
+@GROUP.probe("exec-stub.sealed", "a program in a sealed memory file, by execveat", "the exec stub is an unlinked file")
+def sealed_stub() -> Answer:
+    """memfd_create (Linux 3.17) and execveat (3.19), on a host that lets memory files be executed (vm.memfd_noexec)."""
+    if not execstub.code():
+        raise Answered("absent", f"no stub for {libc.MACHINE}")
+    read_end, write_end = os.pipe()
+    report_fd = 40
+    stub = execstub.in_memory(execstub.image(report_fd), report_fd + 1)
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write_end, report_fd)
+        try:
+            execstub.run(stub, False, "/joey-probe/nothing", ["nothing"], {})
+        finally:
+            os._exit(2)
+    os.close(write_end)
+    said = os.read(read_end, 8)
+    os.waitpid(pid, 0)
+    if said != b"exec" + pack("<i", errno.ENOENT):
+        raise Answered("broken", f"it said {said!r}")
+    return "it ran"

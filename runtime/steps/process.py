@@ -271,14 +271,21 @@ class TryWorkingDirectory(Step):
 
 
 class RunContainerHooks(Step):
-    """Run hooks in the container's namespaces (createContainer, startContainer)."""
+    """Run hooks in the container's namespaces (createContainer, startContainer).
 
-    __slots__ = ("hooks", "kind", "state")
+    Those that are files of the container are executed by the stub, if there is one: its descriptor and the one it
+    reports on.
+    """
 
-    def __init__(self, kind: str, hooks: list[dict[str, Any]], state: dict[str, Any]) -> None:
+    __slots__ = ("hooks", "kind", "state", "stub")
+
+    def __init__(
+        self, kind: str, hooks: list[dict[str, Any]], state: dict[str, Any], stub: tuple[int, int] | None = None
+    ) -> None:
         self.kind = kind
         self.hooks = hooks
         self.state = state
+        self.stub = stub
         from .. import hooks as _loaded  # noqa: F401  (now: nothing can be imported after the root has changed)
 
     def describe(self) -> str:
@@ -287,7 +294,7 @@ class RunContainerHooks(Step):
     def run(self) -> None:
         from ..hooks import run_hooks
 
-        run_hooks(self.kind, self.hooks, {**self.state, "pid": os.getpid()})
+        run_hooks(self.kind, self.hooks, {**self.state, "pid": os.getpid()}, stub=self.stub)
 
 
 class InstallSeccomp(Step):

@@ -7,7 +7,7 @@ import os
 import stat
 
 from ...compat import execstub, files, signals
-from ...compat.errors import JoeyError, StepError
+from ...compat.errors import JoeyError, KernelError, StepError
 from ..channel import Channel, exec_failed
 from . import Step
 
@@ -15,15 +15,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+MAX_INTERPRETERS = 6  # a script's interpreter may be a script: the kernel follows five
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Stub:
+    """An exec stub made ready: its descriptor, the one it reports a failure on, how it is executed."""
+
+    __slots__ = ("by_name", "fd", "report_fd")
+
+    def __init__(self, fd: int, report_fd: int, by_name: bool) -> None:
+        self.fd = fd
+        self.report_fd = report_fd
+        self.by_name = by_name
 
 
 class Prepare(Step):
     """Umask, working directory and the program's place: all that can fail before the start is reported ready."""
 
-    __slots__ = ("argv", "cwd", "env", "own", "program", "umask")
+    __slots__ = ("argv", "cwd", "env", "own", "program", "stub", "umask")
 
-    def __init__(self, process: dict[str, Any]) -> None:
+    def __init__(self, process: dict[str, Any], stub: Stub | None) -> None:
+        self.stub = stub
         self.argv: list[str] = process["args"]
         self.cwd: str = process["cwd"]
         self.umask: int = (process.get("user") or {}).get("umask", 0o022)
@@ -51,40 +64,66 @@ class Prepare(Step):
             raise StepError(f"process.cwd {self.cwd}: {error.strerror}") from None
         if not here.startswith("/"):
             raise StepError(f"process.cwd {self.cwd}: is outside of the root file system")
-        self.env.setdefault("HOME", home_of(os.geteuid()))
+        if "HOME" not in self.env:
+            self.env["HOME"] = home_of(os.geteuid())
         self.program = find_program(self.argv[0], self.env.get("PATH", DEFAULT_PATH))
-        self._refuse_own_executable()
+        if self.stub and self.stub.by_name and not execstub.can_run_by_name(self.stub.fd):
+            raise StepError("/proc/self/fd does not show the file that hides joey's interpreter", slug="step")
+        self.refuse_interpreter()
 
-    def _refuse_own_executable(self) -> None:
-        """A program or script that is run by /proc/self/exe would be joey's interpreter (CVE-2019-5736)."""
-        try:
-            fd = os.open(self.program, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            head = os.read(fd, 256)
-            os.close(fd)
-        except OSError:
-            head = b""  # executable and not readable: no script then
-        used = [self.program]
-        if head.startswith(b"#!"):
-            words = head[2:].split(b"\n", 1)[0].split()
-            used += [os.fsdecode(words[0])] if words else []
-        for path in used:
+    def refuse_interpreter(self) -> None:
+        """A program or script that is run by /proc/self/exe would be joey's interpreter (CVE-2019-5736).
+
+        Behind the stub it would only be the stub: then it is refused where that is what it says, for a clear error.
+        """
+        path = self.program
+        for _ in range(MAX_INTERPRETERS):
             try:
                 status = os.stat(path)
             except OSError:
-                continue  # execve tells
-            if (status.st_dev, status.st_ino) == (self.own.st_dev, self.own.st_ino):
+                return  # execve tells
+            own = (status.st_dev, status.st_ino) == (self.own.st_dev, self.own.st_ino)
+            if own and (self.stub is None or os.path.normpath(path).startswith("/proc/")):
                 raise StepError(f'exec: "{self.argv[0]}": is joey\'s own executable', slug="not-executable")
+            path = script_interpreter(path)
+            if not path:
+                return
+
+
+def script_interpreter(path: str) -> str:
+    """The interpreter that a script's first line names; "" for what is no script, or can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return ""
+    try:
+        head = os.read(fd, 256)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    words = head[2:].split(b"\n", 1)[0].split() if head.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else ""
 
 
 def home_of(uid: int) -> str:
     """The home directory of a user by the container's /etc/passwd; "/" where it can't be told."""
     try:
-        for line in files.read_text("/etc/passwd", 1 << 20).splitlines():
-            fields = line.split(":")
-            if len(fields) > 5 and fields[2] == str(uid) and fields[5].startswith("/"):
-                return fields[5]
+        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return "/"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "/"
+        text = files.read_fd(fd, 1 << 20).decode("utf-8", "surrogateescape")
     except (OSError, JoeyError):
         return "/"
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) > 5 and fields[2] == str(uid) and fields[5].startswith("/"):
+            return fields[5]
     return "/"
 
 
@@ -114,9 +153,10 @@ def find_program(name: str, path: str) -> str:
 class ReportReady(Step):
     """Report that everything is prepared; for `create`, wait on the start socket until `joey start` connects."""
 
-    __slots__ = ("channel", "listener")
+    __slots__ = ("channel", "listener", "stub")
 
-    def __init__(self, channel: Channel, listener: _socket.socket | None) -> None:
+    def __init__(self, channel: Channel, listener: _socket.socket | None, stub: Stub | None) -> None:
+        self.stub = stub
         self.channel = channel
         self.listener = listener
 
@@ -130,32 +170,37 @@ class ReportReady(Step):
             connection, _ = self.listener._accept()  # type: ignore[attr-defined]
             self.channel.switch(_socket.socket(fileno=connection))
             self.listener.close()
+        if self.stub:
+            self.channel.move_to(self.stub.report_fd)  # now: a seccomp profile may not allow it later
 
     def keeps(self) -> list[int]:
         return [self.listener.fileno()] if self.listener else []
 
 
-class Stub:
-    """An exec stub made ready: its descriptor, the one it reports a failure on, how it is executed."""
+class CheckProgram(Step):
+    """Look once more, just before the exec, that the program is not joey's interpreter: where there is no stub."""
 
-    __slots__ = ("by_name", "fd", "report_fd")
+    __slots__ = ("prepared",)
 
-    def __init__(self, fd: int, report_fd: int, by_name: bool) -> None:
-        self.fd = fd
-        self.report_fd = report_fd
-        self.by_name = by_name
+    def __init__(self, prepared: Prepare) -> None:
+        self.prepared = prepared
+
+    def describe(self) -> str:
+        return f"check that {self.prepared.argv[0]} is not joey's interpreter"
+
+    def run(self) -> None:
+        self.prepared.refuse_interpreter()
 
 
 class Exec(Step):
     """Replace this process by the container's program: through the stub, so that joey's interpreter is out of reach."""
 
-    __slots__ = ("channel", "prepared", "signal_mask", "stub")
+    __slots__ = ("prepared", "signal_mask", "stub")
 
-    def __init__(self, prepared: Prepare, signal_mask: frozenset[int], channel: Channel, stub: Stub | None) -> None:
+    def __init__(self, prepared: Prepare, signal_mask: frozenset[int]) -> None:
         self.prepared = prepared
         self.signal_mask = signal_mask
-        self.channel = channel
-        self.stub = stub
+        self.stub = prepared.stub
 
     def describe(self) -> str:
         how = (
@@ -167,15 +212,10 @@ class Exec(Step):
         signals.restore_for_exec(self.signal_mask)
         what = self.prepared
         try:
-            if self.stub is None:
-                os.execve(what.program, what.argv, what.env)
-            socket = self.channel.socket.fileno()
-            if socket == self.stub.report_fd:
-                os.set_inheritable(socket, True)
-            else:
-                os.dup2(socket, self.stub.report_fd)
-            execstub.run(self.stub.fd, self.stub.by_name, what.program, what.argv, what.env)
-        except OSError as error:
+            if self.stub:
+                execstub.run(self.stub.fd, self.stub.by_name, what.program, what.argv, what.env)
+            os.execve(what.program, what.argv, what.env)
+        except (OSError, KernelError) as error:
             raise exec_failed(what.argv[0], error.errno or 0) from None
 
     def keeps(self) -> list[int]:

@@ -142,14 +142,81 @@ def test_the_stub_leaves_no_descriptor(joey: Joey, bundle: MakeBundle) -> None:
         assert done.stdout.split() == ["0", "1", "2"], way
 
 
-def test_a_profile_that_forbids_the_stub_runs_without_it_and_says_so(joey: Joey, bundle: MakeBundle) -> None:
-    def change(config: dict[str, Any]) -> None:
-        rule = {"names": ["execveat"], "action": "SCMP_ACT_ERRNO"}
-        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+def allow_only(config: dict[str, Any], refused: list[str]) -> None:
+    """A seccomp profile that refuses some calls."""
+    rule = {"names": refused, "action": "SCMP_ACT_ERRNO"}
+    config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
 
+
+def test_a_profile_that_forbids_the_stub_runs_without_it_and_says_so(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
-    joey("run", "--detach", "-b", str(bundle("sleep", "100", change=change)), name)
-    assert "seccomp" in joey.state(name)["annotations"]["io.joey.lost.interpreter-hiding"]
+    folder = bundle("sleep", "100", change=lambda config: allow_only(config, ["fcntl"]))
+    done = joey("run", "--detach", "-b", str(folder), name)
+    assert "warning: interpreter-check: checked is used" in done.stderr
+    assert "seccomp" in joey.state(name)["annotations"]["io.joey.lost.interpreter-check"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_profile_may_refuse_what_joey_needs_before(way: str, joey: Joey, bundle: MakeBundle) -> None:
+    """The stub is reached by name where execveat is refused; nothing else is asked of the profile."""
+    refused = ["execveat", "dup2", "dup3", "ioctl", "stat", "newfstatat", "fstat", "statfs", "open", "openat", "close"]
+    folder = bundle("busybox", "true", change=lambda config: allow_only(config, refused))
+    done = joey("run", "--force", f"interpreter-hiding={way}", "-b", str(folder), joey.id())
+    assert done.stderr == ""
+
+
+def test_a_script_of_a_script_is_looked_through_where_there_is_no_stub(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("/one", change=lambda config: allow_only(config, ["fcntl"]))
+    for name, interpreter in (("one", "/two"), ("two", "/three"), ("three", "/proc/self/exe")):
+        (folder / "rootfs" / name).write_text(f"#!{interpreter}\n")
+        (folder / "rootfs" / name).chmod(0o755)
+    done = joey("run", "-b", str(folder), joey.id(), check=False)
+    assert (done.returncode, "is joey's own executable" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_hook_of_the_container_does_not_run_joeys_interpreter(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("true", change=lambda config: config.update(hooks={"startContainer": [{"path": "/hook"}]}))
+    root = folder / "rootfs"
+    (root / "hook").write_text("#!/proc/self/exe\n")
+    (root / "hook").chmod(0o755)
+    (root / "lib64").mkdir()
+    shutil.copy(root / "bin" / "busybox", root / "lib64" / "ld-linux-x86-64.so.2")
+    done = joey("run", "-b", str(folder), joey.id(), check=False)
+    # without the stub the host's interpreter starts with the container's loader, which dies of a signal
+    assert "hooks.startContainer[0] /hook: exit status 1" in done.stderr
+    (root / "hook").write_text("#!/gone\n")
+    done = joey("run", "-b", str(folder), joey.id(), check=False)
+    assert "hooks.startContainer[0] /hook: No such file or directory" in done.stderr
+
+
+def test_without_proc_the_unlinked_stub_is_left_out_and_that_is_said(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"] = []
+        config["linux"].update(maskedPaths=[], readonlyPaths=[])
+
+    folder = bundle("echo", "in", change=change)
+    done = joey("run", "--force", "interpreter-hiding=unlinked-file", "-b", str(folder), joey.id())
+    assert done.stdout == "in\n"
+    assert "warning: interpreter-hiding: without a proc mount" in done.stderr
+
+
+def test_an_image_whose_passwd_is_a_pipe_starts(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("sh", "-c", "echo $HOME")
+    (folder / "rootfs" / "etc" / "passwd").unlink()
+    os.mkfifo(folder / "rootfs" / "etc" / "passwd")
+    assert joey("run", "-b", str(folder), joey.id(), timeout=10).stdout == "/\n"
+
+
+def test_a_process_killed_before_its_start_is_no_success(joey: Joey, bundle: MakeBundle) -> None:
+    name = joey.id()
+    joey("create", "-b", str(bundle("sleep", "100")), name)
+    pid = joey.state(name)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    with subprocess.Popen(joey.command("start", name), stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(0.4)
+        os.kill(pid, signal.SIGKILL)
+        stderr = process.communicate(timeout=20)[1]
+    assert (process.returncode, "ended before it executed its program" in stderr) == (1, True), stderr
 
 
 HUNTER = r"""
