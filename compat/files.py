@@ -66,6 +66,20 @@ def write_atomically(path: str, text: str | bytes, mode: int = 0o600) -> None:
     os.rename(temporary, path)
 
 
+def make_private_directories(path: str) -> None:
+    """`mkdir -p` whose every new directory is for the owner alone, whatever the umask. Raises OSError."""
+    if os.path.isdir(path):
+        return
+    make_private_directories(os.path.dirname(path))
+    before = os.umask(0o077)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return  # another joey was quicker
+    finally:
+        os.umask(before)
+
+
 class Mount:
     """One line of /proc/PID/mountinfo or, on the oldest kernels, /proc/PID/mounts. Source: proc(5)."""
 

@@ -116,7 +116,7 @@ def _cached(file: str, key: dict[str, str]) -> KernelReport | None:
 def _locked() -> int:
     """Hold the right to probe; -1 where the folder can't be written, and nobody waits."""
     try:
-        os.makedirs(directory(), mode=0o700, exist_ok=True)
+        files.make_private_directories(directory())
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(f"{directory()}/probing-{os.geteuid()}.lock", flags, 0o600)
     except OSError:
@@ -128,7 +128,7 @@ def _locked() -> int:
 def store(report: KernelReport) -> None:
     """Keep the report for later starts; a folder that can't be written costs speed, nothing else."""
     try:
-        os.makedirs(directory(), mode=0o700, exist_ok=True)
+        files.make_private_directories(directory())
         report.save(path(report.key))
     except (OSError, JoeyError):
         return

@@ -17,7 +17,7 @@ from ..compat import files
 from ..compat.errors import JoeyError, StateError
 from .bundle import Bundle, is_bind
 from .options import Arguments, Option
-from .steps.rootfs import cgroup_places
+from .steps.rootfs import DEFAULT_DEVICES, cgroup_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ SHARED_OPTIONS = (
 
 def find() -> str:
     """CRIU's path. Raises JoeyError where it is not installed or the caller may not use it."""
-    path = shutil.which("criu", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    # no empty or relative entry: joey may have been called in a container's folder
+    folders = [*os.environ.get("PATH", os.defpath).split(":"), "/usr/sbin", "/usr/local/sbin"]
+    path = shutil.which("criu", path=":".join(folder for folder in folders if folder.startswith("/")))
     if path is None:
         raise JoeyError("CRIU is not installed", "install the package criu", "no-criu")
     if os.geteuid() != 0:
@@ -100,8 +102,9 @@ def externals(bundle: Bundle, cgroup: Cgroup, folder: str) -> dict[str, tuple[st
             out.update({at: (at, group.path) for at, group in cgroup_places(place, cgroup.groups)})
     for path in bundle.linux.get("maskedPaths") or []:
         out[os.path.normpath(path)] = (NULL, NULL)
-    for device in bundle.linux.get("devices") or []:
-        out[os.path.normpath(device["path"])] = (device["path"], device["path"])
+    devices = [device["path"] for device in bundle.linux.get("devices") or []]
+    for path in (*devices, *(path for path, _, _ in DEFAULT_DEVICES)):
+        out[os.path.normpath(path)] = (path, path)  # where it is a node, and no mount, CRIU does not ask
     return out
 
 

@@ -76,7 +76,7 @@ def _kept(file: str) -> bytes | None:
 def _keep(file: str, program: bytes) -> None:
     folder = os.path.dirname(file)
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
+        files.make_private_directories(folder)
         if os.stat(folder).st_uid != os.geteuid():
             return
         files.write_atomically(file, blake2b(program, digest_size=_DIGEST).digest() + program)

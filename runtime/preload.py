@@ -11,12 +11,14 @@ import marshal
 import os
 import sys
 
+from .. import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-    # name, whether it is a package, its source, the source's mtime in ns and its size, the code
+    # name, whether it is a package, its source below the package joey, the source's mtime in ns and its size, the code
     Entry = tuple[str, bool, str, int, int, CodeType]
 
 # What clients wait for; other commands run for people.
@@ -24,6 +26,7 @@ COMMANDS = frozenset(
     ("run", "create", "start", "exec", "state", "kill", "delete", "ps", "list", "pause", "resume", "update")
 )
 LIMIT = 4 << 20
+TOP = os.path.dirname(os.path.dirname(__file__)) + "/"
 
 _loaded_in_order: list[str] = []
 
@@ -42,10 +45,10 @@ def load(command: str) -> bool:
         module: ModuleType = type(sys)(name)
         parent, _, last = name.rpartition(".")
         values: dict[str, Any] = module.__dict__
-        values["__file__"] = source
+        values["__file__"] = TOP + source
         values["__package__"] = name if is_package else parent
         if is_package:
-            values["__path__"] = [source.rpartition("/")[0]]
+            values["__path__"] = [(TOP + source).rpartition("/")[0]]
         sys.modules[name] = module
         setattr(sys.modules[parent], last, module)
         exec(code, values)  # noqa: S102  (as the interpreter does with a module's own file)
@@ -63,7 +66,7 @@ def _fitting(file: str) -> list[Entry]:
         if magic != _magic():
             return []
         for _, _, source, mtime, size, _ in entries:
-            status = os.stat(source)
+            status = os.stat(TOP + source)
             if status.st_mtime_ns != mtime or status.st_size != size:
                 return []
     except (OSError, EOFError, TypeError, ValueError):
@@ -87,10 +90,13 @@ def watch(command: str) -> None:
     loader.exec_module = exec_module
 
 
-def keep(command: str) -> None:
-    """Write what `watch` has seen to the command's file. Not of a start that probed first: later ones won't."""
+def keep(command: str, argv: list[str]) -> None:
+    """Write what `watch` has seen to the command's file.
+
+    Not of a start that probed first, for later ones won't; nor of one that did not do the command's work.
+    """
     names = [name for name in _loaded_in_order if name.startswith("joey.")]
-    if not names or "joey.probes.run" in names:
+    if not names or "joey.probes.run" in names or not {"--help", "-h", "--dry-run"}.isdisjoint(argv):
         return
     from ..compat.files import write_atomically
 
@@ -101,6 +107,9 @@ def keep(command: str) -> None:
             source = str(module.__file__)
             status = os.stat(source)
             loader: Any = module.__loader__
+            if not source.startswith(TOP):
+                return  # part of it is somewhere else
+            source = source.removeprefix(TOP)
             row = (name, hasattr(module, "__path__"), source, status.st_mtime_ns, status.st_size, loader.get_code(name))
             entries.append(row)
         write_atomically(_file(command), marshal.dumps((_magic(), entries)), 0o644)
@@ -112,6 +121,6 @@ def _file(command: str) -> str:
     return f"{os.path.dirname(__file__)}/__pycache__/{command}.{sys.implementation.cache_tag}.start"
 
 
-def _magic() -> bytes:
-    magic: bytes = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
-    return magic
+def _magic() -> tuple[bytes, str]:
+    """What the code is for: this interpreter, and this joey."""
+    return sys.modules["_frozen_importlib_external"].MAGIC_NUMBER, __version__

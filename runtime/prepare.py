@@ -39,6 +39,7 @@ def restore(
     root: str, container: str, bundle: Bundle, plan: Plan, config_text: str, call: list[str], images: str, log: str
 ) -> State:
     """Make a container from a checkpoint by the CRIU command line `call`. On failure nothing is left behind."""
+    from .placing import is_born_in_v2
     from .steps.restoring import RestoreByCriu
 
     made, held = state.create(root, container, bundle)
@@ -47,7 +48,8 @@ def restore(
         files.write_atomically(f"{made.folder}/config.json", config_text)
         made.cgroup = build.cgroup_of(bundle, container, plan)
         steps = build.cgroup_steps(bundle, plan, made)
-        launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made)))
+        born = is_born_in_v2({}, made.cgroup, plan.mechanism("cgroup-v2-entry"))
+        launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made, born)))
     except BaseException:
         made.forget()
         raise

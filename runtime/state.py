@@ -202,7 +202,7 @@ def unlock(fd: int) -> None:
 def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, int]:
     """A new container's folder, with its lock held. Raises StateError when the id is taken."""
     check_id(container)
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    files.make_private_directories(root)
     folder = f"{root}/{container}"
     try:
         os.mkdir(folder, 0o700)

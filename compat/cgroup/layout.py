@@ -99,9 +99,12 @@ def mount_own(controller: str) -> Hierarchy:
     from .. import libc
 
     target = own_place(controller)
-    os.makedirs(target, mode=0o755, exist_ok=True)
     if target.startswith(f"{OWN_MOUNTS}/"):
+        files.make_private_directories(target)
         # a container's process binds its groups when it is root of its user namespace only: it must get through here
-        os.chmod(os.path.dirname(OWN_MOUNTS), 0o711)
+        for folder in (os.path.dirname(OWN_MOUNTS), OWN_MOUNTS):
+            os.chmod(folder, 0o711)
+    elif not os.path.isdir(target):
+        os.mkdir(target, 0o755)
     libc.mount("cgroup", target, "cgroup", 2 | 4 | 8, controller)
     return Hierarchy(1, target, (controller,))

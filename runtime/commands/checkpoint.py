@@ -9,6 +9,7 @@ import subprocess
 from ...compat.errors import StateError
 from ...compat.files import write_atomically
 from .. import criu
+from .. import state as states
 from ..options import Arguments, Command, Option
 from .common import container_of
 
@@ -24,6 +25,15 @@ DUMP = {
 def run(arguments: Arguments) -> int:
     program = criu.find()
     state = container_of(arguments)
+    held = states.lock(state.folder)
+    try:
+        _checkpoint(program, state, arguments)
+    finally:
+        states.unlock(held)
+    return 0
+
+
+def _checkpoint(program: str, state: states.State, arguments: Arguments) -> None:
     status = state.status()
     if status not in ("running", "paused"):
         raise StateError(f"cannot checkpoint a container that is {status}: {state.id}", slug="not-running")
@@ -56,7 +66,6 @@ def run(arguments: Arguments) -> int:
     )
     if done.returncode:
         raise criu.failed(f"checkpoint {state.id}", log)
-    return 0
 
 
 COMMAND = Command(

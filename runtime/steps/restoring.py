@@ -19,9 +19,10 @@ from . import Step
 class RestoreByCriu(Step):
     """Have CRIU make the processes again; the first becomes a child of joey, as a cloned one is."""
 
-    __slots__ = ("bundle", "call", "images", "log", "state")
+    __slots__ = ("born_in_v2", "bundle", "call", "images", "log", "state")
 
-    def __init__(self, call: list[str], images: str, log: str, bundle: Bundle, state: State) -> None:
+    def __init__(self, call: list[str], images: str, log: str, bundle: Bundle, state: State, born_in_v2: bool) -> None:
+        self.born_in_v2 = born_in_v2
         self.call = call
         self.images = images
         self.log = log
@@ -35,10 +36,20 @@ class RestoreByCriu(Step):
         words, inherited = self._words()
         pid_file = f"{self.state.folder}/restored.pid"
         words += ["--root", self.bundle.rootfs, "--pidfile", pid_file]
-        by_clone = any(group.version == 2 for group in self.state.cgroup.groups)
-        pid = self.state.cgroup.clone_into(0) if by_clone else libc.clone(SIGCHLD)
+        wait, go = os.pipe()
+        pid = self.state.cgroup.clone_into(0) if self.born_in_v2 else libc.clone(SIGCHLD)
         if pid == 0:
+            os.close(go)
+            if os.read(wait, 1) != b"g":
+                os._exit(1)
             self._become_criu(words, inherited)
+        os.close(wait)
+        try:
+            if not self.born_in_v2:
+                self.state.cgroup.join(pid, (2,))
+            os.write(go, b"g")
+        finally:
+            os.close(go)
         for fd in inherited:
             os.close(fd)
         status = os.waitpid(pid, 0)[1]

@@ -371,3 +371,18 @@ def test_a_working_directory_only_root_may_enter(joey: Joey, bundle: MakeBundle)
     folder = bundle("echo", "in", change=change)
     (folder / "rootfs" / "private").mkdir(mode=0o700)
     assert joey("run", "-b", str(folder), joey.id()).stdout == "in\n"
+
+
+def test_no_folder_of_joeys_is_open_to_others_whatever_the_umask(
+    joey: Joey, bundle: MakeBundle, tmp_path: Path
+) -> None:
+    joey.root = tmp_path / "a" / "b" / "containers"
+    name = joey.id()
+    command = joey.command("run", "--detach", "-b", str(bundle("sleep", "100")), name)
+    before = os.umask(0)
+    try:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b", joey.root, joey.root / name):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder

@@ -39,10 +39,14 @@ def alter(copy: Path, keep_time: bool) -> None:
 
 
 def test_it_is_made_and_used(joey: Joey, bundle: MakeBundle, copy: Path) -> None:
-    words = ("run", "--dry-run", "-b", str(bundle("echo", "hello")), joey.id())
+    folder = str(bundle("echo", "hello"))
+    words = ("run", "--dry-run", "-b", folder, joey.id())
     joey("probe")
     assert made(copy) == []
     assert " go to / " in joey(*words).stdout
+    joey("run", "--help")
+    assert made(copy) == []
+    joey("run", "-b", folder, joey.id())
     assert made(copy) == ["run"]
     # neither the source nor its compiled file is looked into now: what is in the source is not seen
     alter(copy, keep_time=True)
@@ -50,13 +54,15 @@ def test_it_is_made_and_used(joey: Joey, bundle: MakeBundle, copy: Path) -> None
 
 
 def test_a_changed_source_is_seen_and_the_file_made_again(joey: Joey, bundle: MakeBundle, copy: Path) -> None:
-    words = ("run", "--dry-run", "-b", str(bundle("echo", "hello")), joey.id())
+    folder = str(bundle("echo", "hello"))
+    words = ("run", "--dry-run", "-b", folder, joey.id())
     joey("probe")
-    joey(*words)
+    joey("run", "-b", folder, joey.id())
     (before,) = (path.read_bytes() for path in copy.glob("__pycache__/*.start"))
     alter(copy, keep_time=False)
-    for _ in range(2):
-        assert " GO TO / " in joey(*words).stdout
+    assert " GO TO / " in joey(*words).stdout
+    joey("run", "-b", folder, joey.id())
+    assert " GO TO / " in joey(*words).stdout
     (after,) = (path.read_bytes() for path in copy.glob("__pycache__/*.start"))
     assert after != before
 
@@ -83,3 +89,13 @@ def test_where_it_can_not_be_written_all_goes_on(joey: Joey, bundle: MakeBundle,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("hello\n", "", 0)
     assert made(copy) == []
+
+
+def test_a_copied_installation_runs_its_own_code(joey: Joey, bundle: MakeBundle, copy: Path, tmp_path: Path) -> None:
+    folder = str(bundle("echo", "hello"))
+    joey("probe")
+    joey("run", "-b", folder, joey.id())
+    subprocess.run(["cp", "-a", str(tmp_path / "installed"), str(tmp_path / "other")], check=True)
+    joey.program = joey.program.replace("/installed/", "/other/")
+    alter(Path(str(copy).replace("/installed/", "/other/")), keep_time=False)
+    assert " GO TO / " in joey("run", "--dry-run", "-b", folder, joey.id()).stdout
