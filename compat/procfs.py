@@ -53,3 +53,15 @@ def open_own(file: str, flags: int) -> int:
         os.close(fd)
         raise JoeyError(f"/proc/self/{file} is covered by something else")
     return fd
+
+
+def sysctl_path(name: str) -> str:
+    """The path below /proc/sys of a sysctl: "net.ipv4.ip_forward" or "net/ipv4/ip_forward"; "" for what is none.
+
+    What separates first separates; the other character stands for a dot in a name ("net.ipv4.conf.eth0/1.mtu").
+    Source: sysctl(8), sysctl.d(5).
+    """
+    dot, slash = name.find("."), name.find("/")
+    if slash < 0 or 0 <= dot < slash:
+        name = name.translate({ord("."): "/", ord("/"): "."})
+    return "" if {"", ".", ".."} & set(name.split("/")) else name

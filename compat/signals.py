@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,3 +41,12 @@ def restore_for_exec(mask: frozenset[int]) -> None:
     for number in _IGNORED_BY_PYTHON:
         _signal.signal(number, _signal.SIG_DFL)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
+def end_by_signals() -> None:
+    """Have the signals that end a program end this one even as the first process of a pid namespace, until an exec.
+
+    There the kernel ignores a signal whose action is the default. Source: pid_namespaces(7).
+    """
+    for number in (1, 2, 3, 15):
+        _signal.signal(number, lambda caught, frame: os._exit(128 + caught))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import struct
@@ -10,6 +11,10 @@ import termios
 
 from .constants import TIOCGPTN, TIOCSCTTY, TIOCSPTLCK
 from .errors import JoeyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def open_pair(ptmx: str, pts: str) -> tuple[int, str]:
@@ -40,7 +45,7 @@ def make_controlling(fd: int) -> None:
         os.dup2(fd, stream)
 
 
-def make_raw(fd: int) -> list[object]:
+def make_raw(fd: int) -> list[Any]:
     """Put the terminal in raw mode; returns what `restore` takes. Source: cfmakeraw(3)."""
     try:
         before, mode = termios.tcgetattr(fd), termios.tcgetattr(fd)
@@ -53,15 +58,27 @@ def make_raw(fd: int) -> list[object]:
     mode[1] &= ~termios.OPOST
     mode[2] = mode[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     mode[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    termios.tcsetattr(fd, termios.TCSANOW, mode)
+    _set(fd, termios.TCSANOW, mode)
     return before
 
 
-def restore(fd: int, before: list[object]) -> None:
+def _set(fd: int, when: int, mode: list[Any]) -> None:
+    """tcsetattr(3) that goes on after a signal: a background job is stopped by SIGTTOU first. Raises OSError."""
+    while True:
+        try:
+            termios.tcsetattr(fd, when, mode)
+        except termios.error as error:
+            if error.args[0] == errno.EINTR:
+                continue
+            raise OSError(*error.args) from None
+        return
+
+
+def restore(fd: int, before: list[Any]) -> None:
     """Undo `make_raw`, unless the terminal has gone."""
     try:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)  # type: ignore[arg-type]
-    except termios.error:
+        _set(fd, termios.TCSADRAIN, before)
+    except OSError:
         return  # the terminal has hung up: there is nothing to restore
 
 

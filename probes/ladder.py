@@ -82,6 +82,14 @@ def _knob(finding: str, title: str) -> Feature:
     return Feature(finding, title, True, Mechanism("native", (finding,)), none)
 
 
+_DEVICE_RULES = (
+    Mechanism("v1", ("cgroup.devices@1",)),
+    Mechanism("bpf", ("cgroup.v2.devices",)),
+    Mechanism("v1-own-mount", ("cgroup.devices@unmounted",)),
+    Mechanism("user-namespace", ("device.no-mknod",),
+              "no device can be made inside; those the bundle binds in are guarded by their modes alone"),
+)  # fmt: skip
+
 _TABLE = (
     Feature(
         "root-change", "a root file system of its own", False,
@@ -261,13 +269,12 @@ _TABLE = (
         Mechanism("cgroup.procs", ()),
     ),
     Feature(
-        "device-rules", "device rules", True,
-        Mechanism("v1", ("cgroup.devices@1",)),
-        Mechanism("bpf", ("cgroup.v2.devices",)),
-        Mechanism("v1-own-mount", ("cgroup.devices@unmounted",)),
-        Mechanism("user-namespace", ("device.no-mknod",),
-                  "no device can be made inside; those the bundle binds in are guarded by their modes alone"),
+        "device-rules", "device rules", True, *_DEVICE_RULES,
         Mechanism("none", (), "a process with CAP_MKNOD can open every device of the host", weaker=True),
+    ),
+    Feature(
+        "device-rules-default", "device rules nobody asked for", True, *_DEVICE_RULES,
+        Mechanism("none", (), "device nodes that the image brings can be opened as their modes allow"),
     ),
 )  # fmt: skip
 

@@ -143,14 +143,15 @@ def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
     path = cgroup_path(bundle, state.id)
     for choice in plan.choices.values():
         if choice.mechanism == "v1-own-mount":
-            controller = "devices" if choice.feature == "device-rules" else choice.feature.removeprefix("cgroup.")
+            by_rules = choice.feature.startswith("device-rules")
+            controller = "devices" if by_rules else choice.feature.removeprefix("cgroup.")
             out.append(parent.MountHierarchy(cgroup, controller, path))
     if cgroup.groups or out:
         out.append(parent.MakeCgroup(cgroup, state))
     resources = granted(bundle.resources, plan)
     if resources:
         out.append(parent.LimitCgroup(cgroup, resources))
-    if plan.mechanism("device-rules") not in ("", "user-namespace", "none"):
+    if (plan.mechanism("device-rules") or plan.mechanism("device-rules-default")) not in ("", "user-namespace", "none"):
         out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
     return out
 

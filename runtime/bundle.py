@@ -9,6 +9,7 @@ from ..compat import files, jsonio
 from ..compat.constants import CAPABILITIES, RLIMITS
 from ..compat.errors import BundleError
 from ..compat.mountflags import MountOptions
+from ..compat.procfs import sysctl_path
 from . import schema
 
 TYPE_CHECKING = False
@@ -229,9 +230,11 @@ def _check_linux(bundle: Bundle) -> None:
 
 def _check_sysctl(name: str, bundle: Bundle) -> None:
     field = f"linux.sysctl[{name!r}]"
-    if "/" in name or ".." in name or name.startswith("."):
+    path = sysctl_path(name)
+    if not path:
         raise BundleError(field, "is no sysctl name")
-    if name.startswith("net."):
+    name = path.replace("/", ".")
+    if path.startswith("net/"):
         needed = "network"
     elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
         needed = "ipc"

@@ -47,6 +47,7 @@ GLOBAL_OPTIONS = (
     Option("--policy", "POLICY", "strict: refuse weaker protection; permissive: go on and say what is lost"),
     Option("--systemd-cgroup", "", "refused: joey has no systemd cgroup driver"),
     Option("--rootless", "WORD", "true, false or auto: accepted for runc's clients; joey looks for itself"),
+    Option("--criu", "PATH", "accepted for runc's clients, and ignored"),
     Option("--version -v", "", "print the version"),
     Option("--help -h", "", "print this help, or a command's: joey COMMAND --help"),
 )

@@ -92,13 +92,24 @@ def take_down(container: State) -> None:
     finally:
         state.unlock(held)
     if hooks and had_process:
-        from .hooks import run_hooks
+        _run_poststop(container, hooks)
 
-        for hook in hooks:
-            try:
-                run_hooks("poststop", [hook], container.oci("stopped"))
-            except StepError as error:
-                log.warn(str(error))
+
+def poststop_of_failed(container: State) -> None:
+    """Run the poststop hooks of a container that could not be made: what its earlier hooks set up is taken down."""
+    hooks = _poststop_hooks(container)
+    if hooks:
+        _run_poststop(container, hooks)
+
+
+def _run_poststop(container: State, hooks: list[dict[str, Any]]) -> None:
+    from .hooks import run_hooks
+
+    for hook in hooks:
+        try:
+            run_hooks("poststop", [hook], container.oci("stopped"))
+        except StepError as error:
+            log.warn(str(error))
 
 
 def _poststop_hooks(container: State) -> list[dict[str, Any]]:

@@ -43,6 +43,8 @@ def needs(bundle: Bundle) -> list[Need]:
     if bundle.resources.get("devices") or _could_open_devices(bundle):
         field = "linux.resources.devices" if bundle.resources.get("devices") else "process.capabilities"
         out.append(Need("device-rules", field))
+    elif "user" not in bundle.namespaces:
+        out.append(Need("device-rules-default", "root.path"))
     return out
 
 

@@ -7,6 +7,7 @@ from ..compat.errors import UsageError
 from . import build, launch, state
 from .build import Options
 from .bundle import Bundle
+from .container import poststop_of_failed
 from .launch import Start
 from .state import State
 
@@ -29,6 +30,7 @@ def create(
         launch.run_parent(start.parent)
     except BaseException:
         made.forget()
+        poststop_of_failed(made)
         raise
     finally:
         state.unlock(held)

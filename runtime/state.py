@@ -109,9 +109,9 @@ class State:
             return "creating" if self._locked() else "stopped"
         if not self.alive():
             return "stopped"
-        if os.path.exists(f"{self.folder}/{START_SOCKET}"):
-            return "created"
-        return "paused" if self.cgroup.frozen() else "running"
+        if self.cgroup.frozen():
+            return "paused"
+        return "created" if os.path.exists(f"{self.folder}/{START_SOCKET}") else "running"
 
     def _locked(self) -> bool:
         try:
@@ -208,7 +208,7 @@ def create(root: str, container: str, bundle: bundles.Bundle) -> tuple[State, in
         os.mkdir(folder, 0o700)
     except FileExistsError:
         raise StateError(
-            f"container with id exists: {container}", f"remove it with: joey delete {container}", "exists"
+            f"container with given ID already exists: {container}", f"remove it with: joey delete {container}", "exists"
         ) from None
     try:
         held = lock(folder, seconds=1)  # `list` holds it for a moment to see whether somebody is at work

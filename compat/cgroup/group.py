@@ -179,7 +179,10 @@ class Cgroup:
             group = next((item for item in self.groups if item.version == 2), None)
         if group is None:
             raise JoeyError(f"{setting.field}: no cgroup hierarchy carries {setting.controller}", slug="cgroup")
-        return f"{group.path}/{setting.file}"
+        path = f"{group.path}/{setting.file}"
+        if setting.other and not os.path.exists(path):
+            return f"{group.path}/{setting.other}"
+        return path
 
     def allow_devices(self, rules: list[dict[str, Any]], in_use: bool = False) -> None:
         """Apply OCI device rules, in order, after denying all: by devices.allow and .deny (v1) or eBPF (v2).

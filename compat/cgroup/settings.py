@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 class Setting:
-    """One write: `value` into `file` of the group that carries `controller`, asked for by `field` of config.json."""
+    """One write: `value` into `file` of the group that carries `controller`, asked for by `field` of config.json.
 
-    __slots__ = ("controller", "field", "file", "value")
+    `other` is the file's name on other kernels.
+    """
 
-    def __init__(self, controller: str, file: str, value: str, field: str) -> None:
+    __slots__ = ("controller", "field", "file", "other", "value")
+
+    def __init__(self, controller: str, file: str, value: str, field: str, other: str = "") -> None:
+        self.other = other
         self.controller = controller
         self.file = file
         self.value = value
@@ -168,10 +172,12 @@ def _blkio(resources: dict[str, Any], version: int) -> list[Setting]:
     where = "linux.resources.blockIO"
     out = []
     if block.get("weight"):
-        file, value = ("blkio.weight", block["weight"])
         if version == 2:
-            file, value = ("io.weight", _io_weight(block["weight"]))
-        out.append(Setting("blkio", file, str(value), f"{where}.weight"))
+            out.append(Setting("blkio", "io.weight", str(_io_weight(block["weight"])), f"{where}.weight"))
+        else:  # since Linux 5.0 there is only BFQ's
+            out.append(
+                Setting("blkio", "blkio.weight", str(block["weight"]), f"{where}.weight", other="blkio.bfq.weight")
+            )
     if block.get("leafWeight") and version == 1:
         out.append(Setting("blkio", "blkio.leaf_weight", str(block["leafWeight"]), f"{where}.leafWeight"))
     for place, device in enumerate(block.get("weightDevice") or []):
@@ -180,7 +186,8 @@ def _blkio(resources: dict[str, Any], version: int) -> list[Setting]:
         field = f"{where}.weightDevice[{place}]"
         if device.get("weight"):
             weight = _io_weight(device["weight"]) if version == 2 else device["weight"]
-            out.append(Setting("blkio", file, f"{number} {weight}", field))
+            other = "" if version == 2 else "blkio.bfq.weight_device"
+            out.append(Setting("blkio", file, f"{number} {weight}", field, other))
         if device.get("leafWeight") and version == 1:
             out.append(Setting("blkio", "blkio.leaf_weight_device", f"{number} {device['leafWeight']}", field))
     for key, file, word in _THROTTLES:

@@ -94,11 +94,13 @@ def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
     if arguments.given("cwd"):
         process["cwd"] = arguments.text("cwd")
     process["env"] = [*(process.get("env") or []), *arguments.many("env")]
+    user = dict(process.get("user") or {})
     if arguments.given("user"):
-        process["user"] = _user(arguments.text("user"))
+        user.update(_user(arguments.text("user")))
     if arguments.many("additional-gids"):
         gids = [_id(word) for word in arguments.many("additional-gids")]
-        process["user"] = {**(process.get("user") or {}), "additionalGids": gids}
+        user["additionalGids"] = [*(user.get("additionalGids") or []), *gids]
+    process["user"] = user
     if arguments.given("apparmor"):
         process["apparmorProfile"] = arguments.text("apparmor")
     if arguments.given("process-label"):
@@ -128,8 +130,9 @@ def sub_groups(words: list[str]) -> dict[str, str]:
 
 
 def _user(word: str) -> dict[str, int]:
+    """The ids a --user names; who gives no group keeps the container's."""
     uid, colon, gid = word.partition(":")
-    return {"uid": _id(uid), "gid": _id(gid) if colon else 0}
+    return {"uid": _id(uid), **({"gid": _id(gid)} if colon else {})}
 
 
 def _id(word: str) -> int:

@@ -14,10 +14,7 @@ def run(arguments: Arguments) -> int:
     state = container_of(arguments)
     number = signal_number(arguments.words[1] if len(arguments.words) > 1 else "TERM")
     if arguments.switch("all"):
-        pids = state.cgroup.pids()
-        if not pids and not state.alive():
-            raise StateError("container not running", slug="not-running")
-        for pid in pids:
+        for pid in state.cgroup.pids():  # of a stopped container too: what is left of it
             _send(pid, number)
     elif not state.alive():
         raise StateError("container not running", slug="not-running")

@@ -49,7 +49,7 @@ def run(arguments: Arguments) -> int:
         if arguments.given(name):
             raise UsageError(f"--{name}: joey has no Intel RDT support")
     change = _from_file(arguments.text("resources")) if arguments.given("resources") else _from_options(arguments)
-    if not change:
+    if not change and not arguments.given("resources"):
         raise UsageError("nothing to change", "give --resources FILE, or a limit such as --memory 512m")
     schema.RESOURCES(change, "")
     bundle = state.config()

@@ -398,8 +398,8 @@ def may_set_groups() -> bool:
 
 
 class OwnStreams(Step):
-    """Give the standard streams to the process's user, so that /dev/stdout can be opened by it; and take the
-    container's own /dev/null for the host's, which is a file of another mount namespace."""
+    """Give the standard streams that are no files to the process's user, so that /dev/stdout can be opened by it; take
+    the container's own /dev/null for the host's, which is a file of another mount namespace."""
 
     __slots__ = ("uid",)
 
@@ -415,7 +415,7 @@ class OwnStreams(Step):
                 status = os.fstat(stream)
                 if stat.S_ISCHR(status.st_mode) and status.st_rdev == NULL_DEVICE:
                     _take_own_null(stream)
-                elif status.st_uid != self.uid:
+                elif status.st_uid != self.uid and not stat.S_ISREG(status.st_mode):  # a file stays its owner's
                     os.fchown(stream, self.uid, -1)
             except OSError as error:
                 # the caller closed it, or it belongs to somebody the namespace does not map: it works unowned

@@ -140,7 +140,7 @@ def find_program(name: str, path: str) -> str:
                 raise StepError(f'exec: "{name}": stat {name}: {reason}', slug="not-found") from None
             continue
         if stat.S_ISDIR(mode):
-            problem = problem or ("is a directory" if "/" in name else "")
+            problem = problem or ("permission denied (is a directory)" if "/" in name else "")
         elif os.access(candidate, os.X_OK, effective_ids=True):
             return candidate
         else:
@@ -167,6 +167,7 @@ class ReportReady(Step):
         self.channel.send(b"ready")
         self.channel.wait_for_go()
         if self.listener:
+            signals.end_by_signals()
             connection, _ = self.listener._accept()  # type: ignore[attr-defined]
             self.channel.switch(_socket.socket(fileno=connection))
             self.listener.close()

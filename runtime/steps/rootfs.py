@@ -138,14 +138,16 @@ class MountEntry(Step):
         kind = self.entry["type"]
         data = self.options.data
         flags = self.options.flags | self.extra
+        made = len(self.root.created)
         fd = self.root.make_directories(self.destination)
+        made = len(self.root.created) - made
         try:
             if kind in ("proc", "sysfs"):
                 self._refuse_links(fd)
             procfs.check_target(fd, self.root.path, self.destination, kind == "proc")
             if kind == "tmpfs":
                 flags &= ~MS_RDONLY  # made read-only by FinishReadOnly, once what goes into it is there
-                if "mode=" not in data:
+                if "mode=" not in data and not made:  # the kernel's own default, 1777, where nothing was
                     data += ("," if data else "") + f"mode={stat.S_IMODE(os.fstat(fd).st_mode):o}"
             libc.mount(self.source, at(fd), kind, flags, data)
             if self.options.copy_up:
@@ -297,8 +299,7 @@ class MakeDevices(Step):
             self._link(path, target)
         if os.path.exists("/proc/kcore"):
             self._link("/dev/core", "/proc/kcore")
-        if self.root.exists("/dev/pts/ptmx"):
-            self._link("/dev/ptmx", "pts/ptmx", replace=True)
+        self._link("/dev/ptmx", "pts/ptmx", replace=self.root.exists("/dev/pts/ptmx"))
 
     def _make(self, device: dict[str, Any]) -> None:
         directory, _, name = os.path.normpath(device["path"]).rpartition("/")
@@ -465,7 +466,7 @@ class SetSysctls(Step):
 
     def run(self) -> None:
         for name, value in self.values.items():
-            path = "/proc/sys/" + name.replace(".", "/")
+            path = f"/proc/sys/{procfs.sysctl_path(name)}"
             try:
                 files.write_text(path, value)
             except OSError as error:

@@ -39,7 +39,7 @@ def test_create_start_kill_delete(joey: Joey, bundle: MakeBundle, tmp_path: Path
     assert (state["status"], state["annotations"], state["bundle"]) == ("created", {"org.example": "yes"}, str(folder))
     assert state["pid"] == int((tmp_path / "pid").read_text()) > 0
     assert not (folder / "rootfs" / "tmp" / "proof").exists()
-    assert "container with id exists" in joey("create", "-b", str(folder), name, check=False).stderr
+    assert "container with given ID already exists" in joey("create", "-b", str(folder), name, check=False).stderr
     joey("start", name)
     wait_for((folder / "rootfs" / "tmp" / "proof").exists)
     assert joey.state(name)["status"] == "running"

@@ -323,7 +323,7 @@ def test_no_descriptor_leaks_and_wanted_ones_pass(joey: Joey, bundle: MakeBundle
     [
         (["nope"], 'exec: "nope": executable file not found in $PATH'),
         (["/nope"], 'exec: "/nope": stat /nope: no such file or directory'),
-        (["/etc"], 'exec: "/etc": is a directory'),
+        (["/etc"], 'exec: "/etc": permission denied (is a directory)'),
         (["/etc/passwd"], 'exec: "/etc/passwd": permission denied'),
         (["/bad"], 'exec: "/bad": exec format error'),
     ],
