@@ -79,12 +79,16 @@ def joey(tmp_path: Path) -> Iterator[Joey]:
     assert not leftovers, leftovers
 
 
+def cgroups_named(word: str) -> list[Path]:
+    """The cgroups with a word in their names. Not by glob: other tests' groups come and go meanwhile."""
+    return [Path(place, name) for place, names, _ in os.walk("/sys/fs/cgroup") for name in names if word in name]
+
+
 def leftovers_of(caller: Joey, folder: Path) -> list[str]:
     """What a test's containers left on the host: state, mounts, cgroups."""
     found = [str(path) for path in caller.root.glob("*")] if caller.root.exists() else []
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line]
-    for place, names, _ in os.walk("/sys/fs/cgroup"):  # not glob: other tests' groups come and go meanwhile
-        found += [f"{place}/{name}" for name in names if name in caller.ids]
+    found += [str(group) for name in caller.ids for group in cgroups_named(name)]
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import cgroups_named
 from .conftest import Containerd, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -67,11 +68,11 @@ def test_pause_resume_and_metrics(containerd: Containerd, name: str) -> None:
 
 
 def test_kill_gives_the_status_and_rm_leaves_nothing(containerd: Containerd, name: str) -> None:
-    assert list(Path("/sys/fs/cgroup").glob(f"**/default/{name}"))
+    assert cgroups_named(name)
     containerd("task", "kill", "--signal", "SIGTERM", name)
     until(lambda: status(containerd, name) == "STOPPED", "the end of the task")
     assert "exit code 3" in containerd("task", "rm", name).stderr
     containerd("container", "rm", name)
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+    assert not cgroups_named(name)
     assert not list(Path("/run/containerd/runc").glob(f"**/{name}"))
     assert name not in Path("/proc/self/mountinfo").read_text()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 
 import pytest
 
+from ..conftest import cgroups_named
 from .conftest import Docker, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -61,7 +61,7 @@ def test_update_stats_stop_and_restart(docker: Docker, box: str) -> None:
     docker("restart", box)
     identity = docker("inspect", "--format", "{{.Id}}", box).stdout.strip()
     docker("rm", "-f", box)
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{identity}"))
+    assert not cgroups_named(identity)
 
 
 def test_a_locked_down_container(docker: Docker) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ..conftest import cgroups_named
 from .conftest import Podman, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -171,6 +172,6 @@ def test_a_pod_shares_its_namespaces(podman: Podman, box: str) -> None:
 def test_nothing_is_left(podman: Podman, box: str) -> None:
     identity = podman("inspect", "--format", "{{.Id}}", box).stdout.strip()
     podman("rm", "-f", "-t", "0", box)
-    assert not list(Path("/sys/fs/cgroup").glob(f"*/**/*{identity}*"))
+    assert not cgroups_named(identity)
     assert identity not in Path("/proc/self/mountinfo").read_text()
     assert not (Path("/run/joey/containers") / identity).exists()
