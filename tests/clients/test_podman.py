@@ -71,9 +71,8 @@ def test_pause_and_unpause(podman: Podman, box: str) -> None:
 
 def test_limits_and_their_update(podman: Podman, box: str) -> None:
     def limit() -> str:
-        (group,) = Path("/sys/fs/cgroup").glob(
-            f"memory/**/libpod-{podman('inspect', '--format', '{{.Id}}', box).stdout.strip()}"
-        )
+        identity = podman("inspect", "--format", "{{.Id}}", box).stdout.strip()
+        (group,) = (path for path in cgroups_named(f"libpod-{identity}") if "/memory/" in str(path))
         return (group / "memory.limit_in_bytes").read_text()
 
     if not Path("/sys/fs/cgroup/memory").is_dir():
