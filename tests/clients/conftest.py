@@ -205,6 +205,8 @@ address = "{folder}/t.sock"
         answers(client, daemon, folder / "log")
         client("image", "import", "--no-unpack", str(archive))
         yield client
+        for left in client("task", "ls", "--quiet").stdout.split():  # of a test that failed
+            client("task", "rm", "--force", left)
         stop(daemon)
     unmount_below(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -283,6 +285,8 @@ def docker(holder: int, image: Path) -> Iterator[Docker]:
         answers(client, daemon, folder / "log")
         client("import", str(image), "bb")
         yield client
+        for left in client("ps", "--all", "--quiet").stdout.split():  # of a test that failed
+            client("rm", "--force", left)
         stop(daemon)
     unmount_below(folder)
     shutil.rmtree(folder, ignore_errors=True)
