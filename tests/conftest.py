@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,18 @@ def joey(tmp_path: Path) -> Iterator[Joey]:
         caller("delete", "--force", name)
     leftovers = leftovers_of(caller, tmp_path)
     assert not leftovers, leftovers
+
+
+@contextmanager
+def hierarchies(change: bool) -> Iterator[None]:
+    """Keep the kernel's cgroup hierarchies as they are, or be alone while they change: across the tests' processes.
+
+    A v1 hierarchy mounted anywhere is in everybody's /proc/PID/cgroup, and containerd's metrics fail over it.
+    """
+    path = Path(tempfile.gettempdir(), f"joey-tests-hierarchies-{os.geteuid()}")
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if change else fcntl.LOCK_SH)
+        yield
 
 
 def cgroups_named(word: str) -> list[Path]:

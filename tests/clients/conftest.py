@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from ..conftest import hierarchies
+
 RUNTIME = str(Path(sys.executable).parent / "joey")
 Done = subprocess.CompletedProcess[str]
 
@@ -34,6 +36,12 @@ def until(ready: Callable[[], Any], what: str, seconds: float = 30) -> Any:
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
         time.sleep(0.05)
     return value
+
+
+@pytest.fixture(autouse=True)
+def _same_hierarchies() -> Iterator[None]:
+    with hierarchies(change=False):
+        yield
 
 
 class Client:

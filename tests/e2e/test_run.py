@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ..conftest import Joey, MakeBundle
+from ..conftest import Joey, MakeBundle, hierarchies
 
 pytestmark = pytest.mark.root
 
@@ -413,9 +413,13 @@ def test_a_user_namespace_with_a_hierarchy_that_joey_mounts(beside: bool, joey: 
     if not beside:
         script = "mount -o remount,bind,ro /sys/fs/cgroup; " + script
     stays = Path("/sys/fs/cgroup/net_cls").exists()
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False
-    )
+    with hierarchies(change=True):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False
+        )
+        end = time.monotonic() + 10
+        while ":net_cls:" in Path("/proc/self/cgroup").read_text() and time.monotonic() < end:
+            time.sleep(0.05)
     if beside and not stays:
         Path("/sys/fs/cgroup/net_cls").rmdir()  # the mount is gone with its namespace
     place = "/sys/fs/cgroup/net_cls" if beside else "/run/joey/cgroup/net_cls"
