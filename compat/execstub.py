@@ -33,7 +33,7 @@ _CODE = {
 }  # fmt: skip
 _BASE = 0x400000
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
-_F_ADD_SEALS, _ALL_SEALS = 1033, 0xF
+F_ADD_SEALS, ALL_SEALS = 1033, 0xF
 
 
 def code() -> bytes:
@@ -54,22 +54,27 @@ def image(report_fd: int) -> bytes:
     return header + pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000) + body
 
 
-def in_memory(content: bytes, least: int) -> int:
-    """A sealed memory file of `content`, on a descriptor not below `least`. Raises OSError. Source: memfd_create(2).
-
-    Executable for all and readable for none: a process that runs it is undumpable where it may not read it.
-    """
+def memory_file(name: str) -> int:
+    """An empty memory file that can be sealed and executed. Raises OSError. Source: memfd_create(2), Linux 3.17."""
     flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
     try:
-        fd = os.memfd_create("joey-exec", flags | _MFD_EXEC)  # Linux 6.3, needed where vm.memfd_noexec is set
+        return os.memfd_create(name, flags | _MFD_EXEC)  # Linux 6.3, needed where vm.memfd_noexec is set
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        fd = os.memfd_create("joey-exec", flags)
+        return os.memfd_create(name, flags)
+
+
+def in_memory(content: bytes, least: int) -> int:
+    """A sealed memory file of `content`, on a descriptor not below `least`. Raises OSError.
+
+    Executable for all and readable for none: a process that runs it is undumpable where it may not read it.
+    """
+    fd = memory_file("joey-exec")
     try:
         os.write(fd, content)
         os.fchmod(fd, 0o111)
-        fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS)
+        fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
     finally:
         os.close(fd)

@@ -220,6 +220,11 @@ _TABLE = (
                                  "is not joey's interpreter is only checked, just before the exec"),
     ),
     Feature(
+        "interpreter-copy", "joey's interpreter out of reach of processes that may trace", True,
+        Mechanism("memfd", ("exec-stub.sealed",)),
+        Mechanism("none", (), "a process in there that may trace can open joey's interpreter while joey enters"),
+    ),
+    Feature(
         "capabilities.bounding", "a bounded capability set", True,
         Mechanism("native", ("capabilities.bounding",)),
         Mechanism("none", (), "set-uid programs can regain capabilities the bundle drops", weaker=True),

@@ -35,6 +35,8 @@ def needs(bundle: Bundle) -> list[Need]:
         field = f"linux.namespaces[{place}]"
         name = f"{kind}ns" if kind == "user" else f"{kind}ns{inside}"
         out.append(Need(f"setns.{kind}" if entry.get("path") else name, field))
+    if bundle.namespaces.get("pid") and "user" not in bundle.namespaces:
+        out.append(Need("interpreter-copy", "linux.namespaces"))  # of those in there nothing is known
     out += _mount_needs(bundle)
     out += [Need("session-keyring", "process"), Need("cgroup-v2-entry", "linux.cgroupsPath")]
     out += process_needs(bundle)
@@ -54,7 +56,20 @@ def exec_needs(bundle: Bundle) -> list[Need]:
         Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
         for place, entry in enumerate(bundle.linux.get("namespaces") or [])
     ]
-    return [*out, Need("cgroup-v2-entry", "linux.cgroupsPath"), *process_needs(bundle), *_seccomp_needs(bundle)]
+    return [
+        *out,
+        *tracer_needs(bundle),
+        Need("cgroup-v2-entry", "linux.cgroupsPath"),
+        *process_needs(bundle),
+        *_seccomp_needs(bundle),
+    ]
+
+
+def tracer_needs(bundle: Bundle) -> list[Need]:
+    """What entering a container needs whose own processes may trace others, undumpable ones too."""
+    capabilities = bundle.created_process.get("capabilities") or {}
+    may_trace = "CAP_SYS_PTRACE" in (capabilities.get("bounding") or []) and "user" not in bundle.namespaces
+    return [Need("interpreter-copy", "process.capabilities.bounding")] if may_trace else []
 
 
 def process_needs(bundle: Bundle) -> list[Need]:

@@ -12,11 +12,11 @@ from .. import bundle as bundles
 from .. import launch, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
-from ..needs import exec_needs
+from ..needs import exec_needs, tracer_needs
 from ..options import Arguments, Command, Option
 from ..state import State
 from .common import container_of
-from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities
+from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities, seal
 
 EXEC_FAILED = 255
 
@@ -43,6 +43,8 @@ def _exec(arguments: Arguments, state: State) -> int:
     if status not in ("running", "created", "paused"):
         raise StateError(f"cannot exec in a container that is {status}: {state.id}", slug="not-running")
     bundle = state.config()
+    if tracer_needs(bundle):
+        seal(plan_here(exec_needs(bundle), arguments))  # before anything is read or made: it may start anew
     bundle.process = _process(arguments, bundle)
     schema.PROCESS(bundle.process, "process")
     bundles.check_process(bundle.process)

@@ -41,6 +41,19 @@ def plan_here(needs: list[Need], arguments: Arguments) -> Plan:
     return made
 
 
+def seal(made: Plan) -> None:
+    """Go on as a sealed copy of joey's interpreter, where the plan asks for it: this call then starts anew."""
+    if made.mechanism("interpreter-copy") != "memfd":
+        return
+    from ...compat import sealed
+
+    if not sealed.is_sealed():
+        sealed.run_again()
+        log.warn(
+            "interpreter-copy: no copy of the interpreter starts: a process that may trace can open the interpreter"
+        )
+
+
 def say_losses(made: Plan) -> None:
     """Tell what the container does without."""
     for choice in made.losses:

@@ -15,7 +15,7 @@ from ..options import Arguments, Command, Option
 from ..state import State, check_id
 from ..steps import Step
 from .common import root_of
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, say_losses, say_unknown_capabilities
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, say_losses, say_unknown_capabilities, seal
 
 CREATE_OPTIONS = (
     BUNDLE_OPTION,
@@ -38,6 +38,8 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     bundles.check_rootfs(bundle)
     say_unknown_capabilities(bundle)
     plan = plan_here(needs(bundle), arguments)
+    if not arguments.switch("dry-run"):
+        seal(plan)
     _tell_of_sockets(bundle)
     options = Options(
         console_socket=arguments.text("console-socket"),

@@ -8,6 +8,7 @@ import pty
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -236,6 +237,9 @@ static void show(int pid) {
         open++;
         if (fd > 2) printf("fd %s\n", link);
     }
+    snprintf(path, sizeof path, "/proc/%d/exe", pid);
+    ssize_t n = readlink(path, link, sizeof link - 1);
+    if (n > 0) { link[n] = 0; printf("exe %s\n", link); }
     snprintf(path, sizeof path, "/proc/%d/root/MARK", pid);
     printf("%s\n%s", access(path, F_OK) == 0 ? "root host" : "root container", open ? "caught\n" : "");
     fflush(stdout);
@@ -279,6 +283,9 @@ def test_a_tracer_in_the_container_finds_nothing_of_the_host_in_an_exec(
     seen = found.read_text()
     assert "caught" in seen
     assert "root host" not in seen
+    executables = {line[4:] for line in seen.splitlines() if line.startswith("exe ")}
+    assert executables
+    assert os.path.realpath(sys.executable) not in executables
     links = {line[3:] for line in seen.splitlines() if line.startswith("fd ")}
     assert {link for link in links if not link.startswith(("socket:", "pipe:", "/memfd:joey-exec"))} == set()
 

@@ -1,0 +1,66 @@
+"""joey run from a sealed copy of its interpreter: for work among processes that may trace it and open /proc/PID/exe.
+
+The copy is a memory file that nobody can change and nobody else uses; overwriting joey's interpreter through it
+(CVE-2019-5736) is not possible. It costs a second start of the interpreter, so it is made only where it is needed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from . import execstub, files, libc
+from .errors import JoeyError, KernelError
+
+
+def is_sealed() -> bool:
+    """Whether what executes this process is a file without a name."""
+    return os.stat("/proc/self/exe").st_nlink == 0
+
+
+def run_again() -> None:
+    """Execute this command line again, by a sealed copy of the interpreter. Returns only where that does not work.
+
+    An interpreter that finds its libraries beside itself does not start from a copy: that is tried first, in a child.
+    """
+    argv = files.read_text("/proc/self/cmdline").split("\0")[:-1]
+    env = dict(os.environ)
+    try:
+        copy = _copy_of_interpreter()
+    except (OSError, JoeyError):
+        return
+    if _starts(copy, [*argv[: len(argv) - len(sys.argv) + 1], "--version"], env):
+        libc.execveat(copy, argv, env)
+    os.close(copy)
+
+
+def _copy_of_interpreter() -> int:
+    source = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
+    copy = execstub.memory_file("joey")
+    try:
+        while os.sendfile(copy, source, None, 1 << 24):
+            pass
+        os.fchmod(copy, 0o555)
+        fcntl.fcntl(copy, execstub.F_ADD_SEALS, execstub.ALL_SEALS)
+    except BaseException:
+        os.close(copy)
+        raise
+    finally:
+        os.close(source)
+    return copy
+
+
+def _starts(copy: int, argv: list[str], env: dict[str, str]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            libc.execveat(copy, argv, env)
+        except (OSError, KernelError):
+            pass  # what did not start, does not
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
