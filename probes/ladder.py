@@ -215,14 +215,10 @@ _TABLE = (
         Mechanism("unlinked-file", ()),
     ),
     Feature(
-        "interpreter-check", "joey's interpreter out of reach at the exec", True,
-        Mechanism("checked", (), "the seccomp profile or a security label has no room for the stub: that the program "
-                                 "is not joey's interpreter is only checked, just before the exec"),
-    ),
-    Feature(
-        "interpreter-copy", "joey's interpreter out of reach of processes that may trace", True,
+        "interpreter-copy", "joey's interpreter out of reach where the stub is not enough", True,
         Mechanism("memfd", ("exec-stub.sealed",)),
-        Mechanism("none", (), "a process in there that may trace can open joey's interpreter while joey enters"),
+        Mechanism("none", (), "joey's interpreter is open to processes in there that may trace; that the program is "
+                              "not joey's interpreter is only checked, just before the exec"),
     ),
     Feature(
         "capabilities.bounding", "a bounded capability set", True,

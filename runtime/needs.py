@@ -37,6 +37,8 @@ def needs(bundle: Bundle) -> list[Need]:
         out.append(Need(f"setns.{kind}" if entry.get("path") else name, field))
     if bundle.namespaces.get("pid") and "user" not in bundle.namespaces:
         out.append(Need("interpreter-copy", "linux.namespaces"))  # of those in there nothing is known
+    elif field := _no_room_for_the_stub(bundle):
+        out.append(Need("interpreter-copy", field))
     out += _mount_needs(bundle)
     out += [Need("session-keyring", "process"), Need("cgroup-v2-entry", "linux.cgroupsPath")]
     out += process_needs(bundle)
@@ -58,25 +60,28 @@ def exec_needs(bundle: Bundle) -> list[Need]:
     ]
     return [
         *out,
-        *tracer_needs(bundle),
+        *copy_needs(bundle),
         Need("cgroup-v2-entry", "linux.cgroupsPath"),
         *process_needs(bundle),
         *_seccomp_needs(bundle),
     ]
 
 
-def tracer_needs(bundle: Bundle) -> list[Need]:
-    """What entering a container needs whose own processes may trace others, undumpable ones too."""
+def copy_needs(bundle: Bundle) -> list[Need]:
+    """Whether joey is to run from a copy of its interpreter to enter a container: those in there may trace it."""
     capabilities = bundle.created_process.get("capabilities") or {}
-    may_trace = "CAP_SYS_PTRACE" in (capabilities.get("bounding") or []) and "user" not in bundle.namespaces
-    return [Need("interpreter-copy", "process.capabilities.bounding")] if may_trace else []
+    if "CAP_SYS_PTRACE" in (capabilities.get("bounding") or []) and "user" not in bundle.namespaces:
+        return [Need("interpreter-copy", "process.capabilities.bounding")]
+    field = _no_room_for_the_stub(bundle)
+    return [Need("interpreter-copy", field)] if field else []
 
 
 def process_needs(bundle: Bundle) -> list[Need]:
     """What starting a process with its privileges needs, in a new container or in a running one."""
     process = bundle.process
     inside = "-in-userns" if "user" in bundle.namespaces else ""
-    out = [_interpreter_need(bundle)]
+    field = _no_room_for_the_stub(bundle)
+    out = [] if field else [Need("interpreter-hiding", "process.args")]
     if process.get("noNewPrivileges"):
         out.append(Need("no-new-privs", "process.noNewPrivileges"))
     out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))
@@ -92,15 +97,15 @@ def process_needs(bundle: Bundle) -> list[Need]:
     return out
 
 
-def _interpreter_need(bundle: Bundle) -> Need:
-    """The stub makes calls of its own, and would get the program's label: some bundles leave no room for it."""
+def _no_room_for_the_stub(bundle: Bundle) -> str:
+    """The field that leaves the exec stub no room: it makes calls of its own, and would get the program's label."""
     for name in ("apparmorProfile", "selinuxLabel"):
         if bundle.process.get(name):
-            return Need("interpreter-check", f"process.{name}")
+            return f"process.{name}"
     section = bundle.linux.get("seccomp")
     if section and not (allows(section, ("fcntl", "execveat")) or allows(section, ("fcntl", "execve"))):
-        return Need("interpreter-check", "linux.seccomp")
-    return Need("interpreter-hiding", "process.args")
+        return "linux.seccomp"
+    return ""
 
 
 def _mount_needs(bundle: Bundle) -> list[Need]:

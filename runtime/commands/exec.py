@@ -12,7 +12,7 @@ from .. import bundle as bundles
 from .. import launch, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
-from ..needs import exec_needs, tracer_needs
+from ..needs import copy_needs, exec_needs
 from ..options import Arguments, Command, Option
 from ..state import State
 from .common import container_of
@@ -43,7 +43,7 @@ def _exec(arguments: Arguments, state: State) -> int:
     if status not in ("running", "created", "paused"):
         raise StateError(f"cannot exec in a container that is {status}: {state.id}", slug="not-running")
     bundle = state.config()
-    if tracer_needs(bundle):
+    if copy_needs(bundle):
         seal(plan_here(exec_needs(bundle), arguments))  # before anything is read or made: it may start anew
     bundle.process = _process(arguments, bundle)
     schema.PROCESS(bundle.process, "process")
@@ -54,6 +54,7 @@ def _exec(arguments: Arguments, state: State) -> int:
     if bundle.process.get("terminal") and detach and not socket:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle), arguments)
+    seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)
     start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))

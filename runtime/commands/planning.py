@@ -41,17 +41,16 @@ def plan_here(needs: list[Need], arguments: Arguments) -> Plan:
     return made
 
 
-def seal(made: Plan) -> None:
-    """Go on as a sealed copy of joey's interpreter, where the plan asks for it: this call then starts anew."""
+def seal(made: Plan, again: bool = True) -> None:
+    """Go on as a sealed copy of joey's interpreter, where the plan asks for it: this call starts anew, if it may."""
     if made.mechanism("interpreter-copy") != "memfd":
         return
     from ...compat import sealed
 
     if not sealed.is_sealed():
-        sealed.run_again()
-        log.warn(
-            "interpreter-copy: no copy of the interpreter starts: a process that may trace can open the interpreter"
-        )
+        if again:
+            sealed.run_again()
+        log.warn("interpreter-copy: no copy of the interpreter starts: what the container runs may reach it")
 
 
 def say_losses(made: Plan) -> None:

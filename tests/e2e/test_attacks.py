@@ -149,12 +149,21 @@ def allow_only(config: dict[str, Any], refused: list[str]) -> None:
     config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
 
 
-def test_a_profile_that_forbids_the_stub_runs_without_it_and_says_so(joey: Joey, bundle: MakeBundle) -> None:
+def test_without_room_for_the_stub_joey_runs_from_a_copy(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
     folder = bundle("sleep", "100", change=lambda config: allow_only(config, ["fcntl"]))
-    done = joey("run", "--detach", "-b", str(folder), name)
-    assert "warning: interpreter-check: checked is used" in done.stderr
-    assert "seccomp" in joey.state(name)["annotations"]["io.joey.lost.interpreter-check"]
+    assert joey("create", "-b", str(folder), name).stderr == ""
+    assert os.readlink(f"/proc/{joey.state(name)['pid']}/exe") == "/memfd:joey (deleted)"
+    joey("start", name)
+    assert joey("exec", name, "echo", "in").stdout == "in\n"
+
+
+def test_without_a_copy_too_the_loss_is_told(joey: Joey, bundle: MakeBundle) -> None:
+    name = joey.id()
+    folder = bundle("sleep", "100", change=lambda config: allow_only(config, ["fcntl"]))
+    done = joey("run", "--detach", "--force", "interpreter-copy=none", "-b", str(folder), name)
+    assert "warning: interpreter-copy: none is used" in done.stderr
+    assert "only checked" in joey.state(name)["annotations"]["io.joey.lost.interpreter-copy"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -171,8 +180,9 @@ def test_a_script_of_a_script_is_looked_through_where_there_is_no_stub(joey: Joe
     for name, interpreter in (("one", "/two"), ("two", "/three"), ("three", "/proc/self/exe")):
         (folder / "rootfs" / name).write_text(f"#!{interpreter}\n")
         (folder / "rootfs" / name).chmod(0o755)
-    done = joey("run", "-b", str(folder), joey.id(), check=False)
-    assert (done.returncode, "is joey's own executable" in done.stderr) == (1, True), done.stderr
+    for force in ("memfd", "none"):
+        done = joey("run", "--force", f"interpreter-copy={force}", "-b", str(folder), joey.id(), check=False)
+        assert (done.returncode, "is joey's own executable" in done.stderr) == (1, True), done.stderr
 
 
 def test_a_hook_of_the_container_does_not_run_joeys_interpreter(joey: Joey, bundle: MakeBundle) -> None:
