@@ -22,17 +22,35 @@ def is_sealed() -> bool:
 def run_again() -> None:
     """Execute this command line again, by a sealed copy of the interpreter. Returns only where that does not work.
 
-    An interpreter that finds its libraries beside itself does not start from a copy: that is tried first, in a child.
+    `copy_starts` must have been asked before: an interpreter that finds its libraries beside itself would end there.
     """
-    argv = files.read_text("/proc/self/cmdline").split("\0")[:-1]
-    env = dict(os.environ)
     try:
-        copy = _copy_of_interpreter()
+        libc.execveat(_copy_of_interpreter(), _command_line(), dict(os.environ))
     except (OSError, JoeyError):
         return
-    if _starts(copy, [*argv[: len(argv) - len(sys.argv) + 1], "--version"], env):
-        libc.execveat(copy, argv, env)
+
+
+def copy_starts() -> bool:
+    """Whether a copy of the interpreter starts and finds joey, tried in a child. Raises OSError: no memory files."""
+    copy = _copy_of_interpreter()
+    argv = _command_line()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            libc.execveat(copy, [*argv[: len(argv) - len(sys.argv) + 1], "--version"], dict(os.environ))
+        except (OSError, KernelError):
+            pass  # what did not start, does not
+        finally:
+            os._exit(1)
     os.close(copy)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _command_line() -> list[str]:
+    return files.read_text("/proc/self/cmdline").split("\0")[:-1]
 
 
 def _copy_of_interpreter() -> int:
@@ -49,18 +67,3 @@ def _copy_of_interpreter() -> int:
     finally:
         os.close(source)
     return copy
-
-
-def _starts(copy: int, argv: list[str], env: dict[str, str]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            null = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):
-                os.dup2(null, stream)
-            libc.execveat(copy, argv, env)
-        except (OSError, KernelError):
-            pass  # what did not start, does not
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0

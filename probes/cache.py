@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from binascii import crc32
 from fcntl import LOCK_EX, flock
 
@@ -32,7 +33,7 @@ def path(key: dict[str, str]) -> str:
 
 
 def machine_key() -> dict[str, str]:
-    """What a report holds for: boot, kernel, user, seccomp state, capabilities, user namespace, cgroup mounts, joey."""
+    """What a report holds for: boot, kernel, user, seccomp, capabilities, namespace, cgroup mounts, joey, Python."""
     status = {}
     for line in files.read_text("/proc/self/status").splitlines():
         name, _, value = line.partition(":")
@@ -54,7 +55,14 @@ def machine_key() -> dict[str, str]:
         "userns": user_namespace,
         "cgroups": ";".join(cgroups),
         "joey": __version__,
+        "interpreter": _interpreter(),
     }
+
+
+def _interpreter() -> str:
+    """What runs joey; its sealed copy (compat/sealed.py) counts as what it was copied from."""
+    status = os.stat(os.path.realpath(sys.executable))
+    return f"{status.st_dev}:{status.st_ino}:{status.st_mtime_ns}"
 
 
 def machine_traits() -> dict[str, str]:

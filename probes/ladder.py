@@ -216,7 +216,7 @@ _TABLE = (
     ),
     Feature(
         "interpreter-copy", "joey's interpreter out of reach where the stub is not enough", True,
-        Mechanism("memfd", ("exec-stub.sealed",)),
+        Mechanism("memfd", ("exec-stub.sealed", "interpreter.copy")),
         Mechanism("none", (), "joey's interpreter is open to processes in there that may trace; that the program is "
                               "not joey's interpreter is only checked, just before the exec"),
     ),

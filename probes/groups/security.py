@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from struct import pack
 
-from ...compat import capabilities, execstub, files, libc
+from ...compat import capabilities, execstub, files, libc, sealed
 from ...compat.constants import (
     CAPABILITIES,
     PR_CAP_AMBIENT,
@@ -227,3 +227,12 @@ def sealed_stub() -> Answer:
     if said != b"exec" + pack("<i", errno.ENOENT):
         raise Answered("broken", f"it said {said!r}")
     return "it ran"
+
+
+@GROUP.probe(
+    "interpreter.copy", "joey started by a copy of its interpreter", "labels and tracers reach the interpreter"
+)
+def interpreter_copy() -> Answer:
+    if not sealed.copy_starts():
+        raise Answered("absent", "the copy does not start: does it find its libraries beside itself?")
+    return "it started"
