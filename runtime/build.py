@@ -26,7 +26,7 @@ from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
-from .steps import Step, parent, process, rootfs
+from .steps import Step, cloning, devices, parent, process, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         kept = set(left_to_join.values())
         run_child(channel, tuple(child), root.created, (lambda: release(kept)) if whole else None)
 
-    clone = parent.CloneChild(channel, flags, paths, release, body, bundle.rootfs)
+    clone = cloning.CloneChild(channel, flags, paths, release, body, bundle.rootfs)
     if "user" in paths:
         clone.enters = tuple(name for name in NAMESPACES if name in paths)
     elif "pid" in paths:
@@ -156,7 +156,9 @@ def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
     return out
 
 
-def _parent_steps(bundle: Bundle, plan: Plan, state: State, clone: parent.CloneChild, before: list[Step]) -> list[Step]:
+def _parent_steps(
+    bundle: Bundle, plan: Plan, state: State, clone: cloning.CloneChild, before: list[Step]
+) -> list[Step]:
     cgroup = state.cgroup
     out = [*cgroup_steps(bundle, plan, state), *before, clone, parent.RecordPid(state, clone)]
     out += oom_steps(bundle, clone)
@@ -263,7 +265,7 @@ def _mount_steps(
     dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
     if not dev_is_bound:
         by = plan.mechanism("device-nodes")
-        out.append(rootfs.MakeDevices(root, bundle.linux.get("devices") or [], by))
+        out.append(devices.MakeDevices(root, bundle.linux.get("devices") or [], by))
     out.append(rootfs.MakeWorkingDirectory(root, bundle.process["cwd"]))
     return out, read_only
 

@@ -11,7 +11,7 @@ from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
-from .steps import Step, parent, process
+from .steps import Step, cloning, parent, process
 
 
 def enter_steps(
@@ -42,7 +42,7 @@ def enter_steps(
         if not state.alive() or "mount" not in paths:
             raise StateError("container not running", slug="not-running")
 
-    clone = parent.CloneChild(channel, 0, paths, release, body, state.rootfs)
+    clone = cloning.CloneChild(channel, 0, paths, release, body, state.rootfs)
     clone.verify = verify
     clone.enters = tuple(paths)
     by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))

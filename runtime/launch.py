@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .state import State
     from .steps import Step
-    from .steps.parent import CloneChild
+    from .steps.cloning import CloneChild
 
 
 class Start:
