@@ -50,7 +50,11 @@ def copy_starts() -> bool:
 
 
 def _command_line() -> list[str]:
-    return files.read_text("/proc/self/cmdline").split("\0")[:-1]
+    """How this process was called, by a loader too. Raises JoeyError where the kernel tells only its beginning."""
+    argv = files.read_text("/proc/self/cmdline").split("\0")[:-1]
+    if argv[len(argv) - len(sys.argv) + 1 :] != sys.argv[1:]:
+        raise JoeyError("/proc/self/cmdline is cut short")  # at 4096 bytes, before Linux 4.2
+    return argv
 
 
 def _copy_of_interpreter() -> int:
