@@ -151,7 +151,7 @@ def _step_error(message: bytes) -> ChildFailed:
         value = jsonio.loads(message.decode())
         step, text, hint, slug = (str(value[name])[:4096] for name in ("step", "message", "hint", "slug"))
         created = [str(path) for path in value["created"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ChildFailed("the container's process sent an error that can't be read", "", "step", [])
     return ChildFailed(f"{step}: {text}" if step else text, hint, slug, created)
 

@@ -48,13 +48,13 @@ def _exec(arguments: Arguments, state: State) -> int:
     bundle.process = _process(arguments, bundle)
     schema.PROCESS(bundle.process, "process")
     bundles.check_process(bundle.process)
-    say_unknown_capabilities(bundle)
     detach = arguments.switch("detach")
     socket = arguments.text("console-socket")
     if bundle.process.get("terminal") and detach and not socket:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle), arguments)
     seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
+    say_unknown_capabilities(bundle)
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)
     start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))

@@ -36,10 +36,10 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     path = arguments.text("bundle")
     bundle = bundles.load(path)
     bundles.check_rootfs(bundle)
-    say_unknown_capabilities(bundle)
     plan = plan_here(needs(bundle), arguments)
     if not arguments.switch("dry-run"):
         seal(plan)
+    say_unknown_capabilities(bundle)
     _tell_of_sockets(bundle)
     options = Options(
         console_socket=arguments.text("console-socket"),
