@@ -111,7 +111,23 @@ def _works(version: int, mount: str, name: str) -> Works:
         raise Answered(
             "blocked", f"v{version} at {mount}, not writable", {"version": version, "mount": mount, "files": names}
         )
-    return Works(f"v{version} at {mount}", {"version": version, "mount": mount, "files": names})
+    detail = {"version": version, "mount": mount, "files": names}
+    if name == "devices" and version == 1 and not _denies_devices(mount):
+        raise Answered("blocked", f"v1 at {mount}, devices.deny: EPERM", detail)
+    return Works(f"v{version} at {mount}", detail)
+
+
+def _denies_devices(mount: str) -> bool:
+    """Whether rules can be set: root of a user namespace may own the files, and still may not."""
+    place = f"{mount}/{scratch_name(os.getppid(), os.getpid())}"
+    os.mkdir(place)
+    try:
+        files.write_text(f"{place}/devices.deny", "a")
+    except PermissionError:
+        return False
+    finally:
+        os.rmdir(place)
+    return True
 
 
 def _named(names: list[str], controller: str) -> list[str]:

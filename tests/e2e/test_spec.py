@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -107,6 +108,24 @@ def test_time_offsets(userns: bool, joey: Joey, bundle: MakeBundle) -> None:
     assert float(uptime.split()[0]) > 1_000_000
     assert namespace != os.readlink("/proc/self/ns/time")
     assert [line.split() for line in offsets] == [["monotonic", "5", "9"], ["boottime", "1000000", "0"]]
+
+
+def test_a_time_namespace_for_root_of_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
+    """joey itself may not come back from it there: the container's process makes it."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["namespaces"] = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "time")]
+        config["linux"].update(timeOffsets={"boottime": {"secs": 7000}}, resources={})
+        config["mounts"] = [mount for mount in config["mounts"] if mount["type"] not in ("sysfs", "cgroup")]
+        for mount in config["mounts"]:  # gid 5 has no map
+            mount["options"] = [word for word in mount.get("options", []) if word != "gid=5"]
+
+    folder = bundle("cat", "/proc/self/timens_offsets", change=change)
+    command = joey.command("run", "-b", str(folder), joey.id())
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", *command], capture_output=True, text=True, check=False
+    )
+    assert re.search(r"^boottime +7000 +0$", done.stdout, re.MULTILINE), done.stderr
 
 
 def test_a_clock_before_zero_is_refused(joey: Joey, bundle: MakeBundle) -> None:
