@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,18 +14,6 @@ from ..conftest import Joey, MakeBundle
 from .test_failures import processes_in
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def network_namespaces() -> set[str]:
-    """Those of all processes."""
-    found = set()
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit():
-                found.add(os.readlink(f"/proc/{name}/ns/net"))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture
@@ -51,7 +40,6 @@ def test_a_hundred_at_once(joey: Joey, quick: Path) -> None:
 
 def test_a_hundred_that_run_at_once(joey: Joey, bundle: MakeBundle) -> None:
     folder = bundle("sleep", "1000")
-    before = network_namespaces()
     names = [joey.id() for _ in range(100)]
     started = [
         subprocess.Popen(
@@ -61,8 +49,10 @@ def test_a_hundred_that_run_at_once(joey: Joey, bundle: MakeBundle) -> None:
         for name in names
     ]  # fmt: skip
     assert [process.wait() for process in started] == [0] * 100
-    assert set(joey("list", "--quiet").stdout.split()) == set(names)
-    assert len(network_namespaces() - before) >= 100
+    running = json.loads(joey("list", "--format", "json").stdout)
+    assert {entry["id"] for entry in running} == set(names)
+    namespaces = {os.readlink(f"/proc/{entry['pid']}/ns/net") for entry in running}
+    assert len(namespaces - {os.readlink("/proc/self/ns/net")}) == 100
     ended = [subprocess.Popen(joey.command("delete", "--force", name)) for name in names]
     assert [process.wait() for process in ended] == [0] * 100
     assert processes_in(folder) == []
