@@ -19,6 +19,10 @@ IMAGE = "local/bb:1"
 @pytest.fixture
 def name(containerd: Containerd) -> str:
     """The name of a running container."""
+    return start(containerd)
+
+
+def start(containerd: Containerd) -> str:
     name = f"c{uuid.uuid4().hex[:8]}"
     command = 'trap "exit 3" TERM; while :; do sleep 0.1; done'
     containerd("run", *containerd.runtime, "-d", "--snapshotter", "native", IMAGE, name, "sh", "-c", command)
@@ -62,8 +66,16 @@ def test_pause_resume_and_metrics(containerd: Containerd, name: str) -> None:
     assert status(containerd, name) == "PAUSED"
     containerd("task", "resume", name)
     assert status(containerd, name) == "RUNNING"
-    assert containerd("task", "metrics", name).stdout.count("\n") > 3
     assert len(containerd("task", "ps", name).stdout.splitlines()) >= 2
+    # a probe of another test may have a hierarchy mounted at the moment a container starts: containerd's shim looks
+    # once, fails over it, and has no metrics for that container from then on
+    for _ in range(5):
+        metrics = containerd("task", "metrics", name, status=None).stdout
+        if metrics.count("\n") > 3:
+            break
+        remove(containerd, name)
+        name = start(containerd)
+    assert "memory.usage_in_bytes" in metrics
     remove(containerd, name)
 
 
