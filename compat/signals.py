@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+FIRST_REALTIME: int = _signal.SIGRTMIN  # 34, 35 with musl: C libraries keep the first ones to themselves
 _handled: list[int] = []
 _IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 

@@ -13,7 +13,7 @@ from ..compat.process import exit_status
 
 # Everything that can be caught and means something to a program; the rest is about joey itself.
 # not those of job control (SIGTSTP, SIGTTIN, SIGTTOU): they stop joey, as they should
-FORWARDED = (1, 2, 3, 10, 12, 13, 15, 18, 23, 29, 30, *range(34, 65))
+FORWARDED = (1, 2, 3, 10, 12, 13, 15, 18, 23, 29, 30, *range(signals.FIRST_REALTIME, 65))
 
 ENDING = (1, 2, 15)
 
