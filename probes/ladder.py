@@ -90,6 +90,10 @@ _DEVICE_RULES = (
               "no device can be made inside; those the bundle binds in are guarded by their modes alone"),
 )  # fmt: skip
 
+# What glibc 2.26 and later take for granted, and what is done on a kernel without it
+VITAL = ("fstatat.empty-path", "fstatat.no-automount", "uname.release", "syscall.prlimit64", "syscall.getrandom",
+          "open.path", "syscall.accept4", "syscall.recvmmsg", "syscall.sendmmsg")  # fmt: skip
+
 _TABLE = (
     Feature(
         "root-change", "a root file system of its own", False,
@@ -102,6 +106,14 @@ _TABLE = (
         Mechanism("openat2", ("syscall.openat2",)),
         Mechanism("walk"),
     ),
+    Feature(
+        "glibc", "the system calls its C library expects", False,
+        Mechanism("native", VITAL),
+        Mechanism("rewritten-libc", ("image.glibc", "mount.bind-file"),
+                  "the C library can't be replaced from inside; programs that make system calls of their own see the "
+                  "old kernel"),
+    ),
+    Feature("static-program", "the kernel version its static program wants", False, Mechanism("native", ("uname.release",))),
     _namespace("mntns", "mount namespace"),
     _namespace("pidns", "pid namespace"),
     _namespace("utsns", "UTS namespace"),

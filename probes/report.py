@@ -66,6 +66,10 @@ class KernelReport:
         finding = self.findings.get(feature)
         return finding is not None and finding.state == "works"
 
+    def lacks(self, feature: str) -> bool:
+        """Whether the feature was tried and did not work; an older report may not know it."""
+        return feature in self.findings and not self.works(feature)
+
     def evidence(self, feature: str) -> str:
         """The evidence of a finding, or that there is none."""
         finding = self.findings.get(feature)

@@ -26,7 +26,7 @@ from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import process_steps
 from .state import State
-from .steps import Step, cloning, devices, parent, process, rootfs
+from .steps import Step, cloning, devices, libraries, parent, process, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,11 +156,25 @@ def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
     return out
 
 
+def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
+    """Each rewritten library: its place in the root, its file in the cache, and the file this container gets."""
+    bounding = (bundle.process.get("capabilities") or {}).get("bounding") or []
+    own = "CAP_SYS_ADMIN" in bounding
+    return [
+        (path, cached, f"{state.folder}/library-{number}" if own else cached)
+        for number, (path, cached) in enumerate(bundle.rewritten.items())
+    ]
+
+
 def _parent_steps(
     bundle: Bundle, plan: Plan, state: State, clone: cloning.CloneChild, before: list[Step]
 ) -> list[Step]:
     cgroup = state.cgroup
-    out = [*cgroup_steps(bundle, plan, state), *before, clone, parent.RecordPid(state, clone)]
+    out = cgroup_steps(bundle, plan, state)
+    if plan.mechanism("glibc") == "rewritten-libc":
+        copies = [(cached, file) for _, cached, file in library_files(bundle, state) if file != cached]
+        out += [libraries.CopyLibraries(copies)] if copies else []
+    out += [*before, clone, parent.RecordPid(state, clone)]
     out += oom_steps(bundle, clone)
     if bundle.creates("user"):
         lines = (map_lines(bundle.linux, "uidMappings"), map_lines(bundle.linux, "gidMappings"))
@@ -251,6 +265,10 @@ def _mount_steps(
     """Mounts and devices; and the places to make read-only once everything is there."""
     out: list[Step] = [rootfs.CutPropagation(root, bundle.linux.get("rootfsPropagation", ""), extra)]
     read_only = []
+    if plan.mechanism("glibc") == "rewritten-libc":
+        for path, _, file in library_files(bundle, state):
+            entry = {"destination": path, "type": "bind", "source": file, "options": ["bind", "ro"]}
+            out.append(rootfs.MountEntry(root, entry, bundle.path, "", extra))
     for entry in bundle.mounts:
         if entry.get("type") == "mqueue" and plan.mechanism("fs.mqueue") == "none":
             continue

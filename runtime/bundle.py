@@ -33,7 +33,7 @@ _IPC_SYSCTLS = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
 class Bundle:
     """`path` is the bundle's absolute folder, `config` the checked document, `rootfs` the absolute root folder."""
 
-    __slots__ = ("config", "created_process", "linux", "namespaces", "path", "process", "rootfs")
+    __slots__ = ("config", "created_process", "linux", "namespaces", "path", "process", "rewritten", "rootfs")
 
     def __init__(self, path: str, config: dict[str, Any], rootfs: str) -> None:
         self.path = path
@@ -41,6 +41,7 @@ class Bundle:
         self.rootfs = rootfs
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
+        self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
         self.linux: dict[str, Any] = config.get("linux") or {}
         self.namespaces: dict[str, str] = {
             entry["type"]: entry.get("path", "") for entry in self.linux.get("namespaces") or []

@@ -100,6 +100,15 @@ def socket_reuseport() -> Answer:
     return None
 
 
+@GROUP.probe("uname.release", "uname(): 3.2 or later", "glibc 2.26 to 2.35: FATAL: kernel too old", alone=False)
+def uname_release() -> Answer:
+    release = os.uname().release  # the one question of a version: it is what those programs ask
+    numbers = [int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2]]
+    if numbers < [3, 2]:
+        raise Answered("absent", release)
+    return release
+
+
 @GROUP.probe("clock.boottime", "clock_gettime(CLOCK_BOOTTIME)", "uptime without the time asleep", alone=False)
 def clock_boottime() -> Answer:
     time.clock_gettime(7)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from ...compat import jsonio
 from ...probes import report
 from ...probes.cache import cached_or_probed
-from ...probes.plan import Plan, plan
+from ...probes.plan import Plan
 from .. import bundle as bundles
-from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..tables import Table
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, forced_of, policy_of
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_container
 
 
 def run(arguments: Arguments) -> int:
     bundle = bundles.load(arguments.text("bundle"))
     found = report.load(arguments.text("report")) if arguments.given("report") else cached_or_probed()
-    made = plan(found, needs(bundle), policy_of(arguments), forced_of(arguments))
+    made = plan_container(bundle, arguments, found)
     if arguments.switch("json"):
         print(jsonio.dumps(made.as_json()))
     else:

@@ -6,10 +6,16 @@ import os
 
 from ...compat.errors import UsageError
 from ...probes.cache import cached_or_probed
+from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
+from ..needs import needs
 from ..options import Arguments, Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...probes.report import KernelReport
 
 PLAN_OPTIONS = (
     Option("--policy", "POLICY", "strict (default): refuse weaker protection; permissive: go on and say what is lost"),
@@ -37,6 +43,27 @@ def forced_of(arguments: Arguments) -> dict[str, str]:
 def plan_here(needs: list[Need], arguments: Arguments) -> Plan:
     """The plan for this machine, by its cached report; refusals raise PlanRefused."""
     made = plan(cached_or_probed(), needs, policy_of(arguments), forced_of(arguments))
+    made.require()
+    return made
+
+
+def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelReport) -> Plan:
+    """The plan of a whole container on the machine of a report; its refusals are left in it.
+
+    Its programs are looked at only where the kernel lacks something they could take for granted.
+    """
+    wanted = needs(bundle)
+    if any(report.lacks(finding) for finding in VITAL):
+        from ..programs import with_programs
+
+        report, more = with_programs(report, bundle)
+        wanted += more
+    return plan(report, wanted, policy_of(arguments), forced_of(arguments))
+
+
+def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
+    """The same for this machine, by its cached report; refusals raise PlanRefused."""
+    made = plan_container(bundle, arguments, cached_or_probed())
     made.require()
     return made
 

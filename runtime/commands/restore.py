@@ -6,11 +6,10 @@ from ...compat import files
 from .. import bundle as bundles
 from .. import container, criu, prepare
 from ..foreground import Foreground
-from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..state import check_id
 from .common import root_of
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, say_losses
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_container_here, say_losses
 
 
 def run(arguments: Arguments) -> int:
@@ -21,7 +20,7 @@ def run(arguments: Arguments) -> int:
     bundles.check_rootfs(bundle)
     criu.refuse_what_it_can_not(bundle)
     images, work = criu.folder_of(arguments, create=False)
-    plan = plan_here(needs(bundle), arguments)
+    plan = plan_container_here(bundle, arguments)
     say_losses(plan)
     detach = arguments.switch("detach")
     foreground = None if detach else Foreground(subreaper=not arguments.switch("no-subreaper"))

@@ -10,12 +10,11 @@ from .. import bundle as bundles
 from .. import container, launch, log, prepare
 from ..build import Options, steps
 from ..launch import Start
-from ..needs import needs
 from ..options import Arguments, Command, Option
 from ..state import State, check_id
 from ..steps import Step
 from .common import root_of
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_here, say_losses, say_unknown_capabilities, seal
+from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_container_here, say_losses, say_unknown_capabilities, seal
 
 CREATE_OPTIONS = (
     BUNDLE_OPTION,
@@ -36,7 +35,7 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     path = arguments.text("bundle")
     bundle = bundles.load(path)
     bundles.check_rootfs(bundle)
-    plan = plan_here(needs(bundle), arguments)
+    plan = plan_container_here(bundle, arguments)
     if not arguments.switch("dry-run"):
         seal(plan)
     say_unknown_capabilities(bundle)
