@@ -31,6 +31,15 @@ find_python() {
     die "no Python 3.11 with venv: apt-get install python3-venv"
 }
 
+# debian_mirror: print the mirror of Debian's packages that this machine's apt uses.
+debian_mirror() {
+    local mirror
+    mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) bookworm main.*/\2/p' \
+        /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1)
+    [ -n "$mirror" ] || die "no Debian mirror in /etc/apt/sources.list or sources.list.d/debian.sources"
+    echo "$mirror"
+}
+
 # debian_root DIRECTORY [MMDEBSTRAP OPTIONS]: a minimal Debian 12, from the mirrors this machine's apt uses.
 debian_root() {
     local target=$1 file sources=()

@@ -32,7 +32,7 @@ EMULATIONS = (
     Emulation(1, "fstatat-no-automount", "fstatat.no-automount", True, 262),
     Emulation(2, "release", "uname.release", True, 63),
     Emulation(3, "prlimit64", "syscall.prlimit64", True, 302),
-    Emulation(4, "getrandom", "syscall.getrandom", True, 318),
+    Emulation(4, "getrandom", "syscall.getrandom", True, 161, 318),
     Emulation(5, "o-path", "open.path", True, 2, 257),
     Emulation(6, "o-tmpfile", "open.tmpfile", False, 2, 257),
     Emulation(7, "renameat2", "syscall.renameat2", False, 316),
