@@ -44,6 +44,12 @@ def restore_for_exec(mask: frozenset[int]) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
+def ignore_ends() -> None:
+    """Go on whatever asks this process to end, but for SIGKILL."""
+    for number in (1, 2, 3, 15):
+        _signal.signal(number, _signal.SIG_IGN)
+
+
 def end_by_signals() -> None:
     """Have the signals that end a program end this one even as the first process of a pid namespace, until an exec.
 

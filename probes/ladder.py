@@ -94,6 +94,14 @@ _DEVICE_RULES = (
 VITAL = ("fstatat.empty-path", "fstatat.no-automount", "uname.release", "syscall.prlimit64", "syscall.getrandom",
           "open.path", "syscall.accept4", "syscall.recvmmsg", "syscall.sendmmsg")  # fmt: skip
 
+_TRACERS = (
+    Mechanism("tracer-seccomp", ("ptrace.syscall", "ptrace.seccomp-stop"),
+              "programs can't trace one another, and 32-bit ones are refused; the calls that are emulated cost more"),
+    Mechanism("tracer", ("ptrace.syscall",),
+              "programs can't trace one another, and 32-bit ones are refused; every system call costs some ten times "
+              "as much; before Linux 3.0 a shell does not notice that its job was stopped"),
+)  # fmt: skip
+
 _TABLE = (
     Feature(
         "root-change", "a root file system of its own", False,
@@ -112,8 +120,12 @@ _TABLE = (
         Mechanism("rewritten-libc", ("image.glibc", "mount.bind-file"),
                   "the C library can't be replaced from inside; programs that make system calls of their own see the "
                   "old kernel"),
+        *_TRACERS,
     ),
-    Feature("static-program", "the kernel version its static program wants", False, Mechanism("native", ("uname.release",))),
+    Feature(
+        "static-program", "the kernel version its static program wants", False,
+        Mechanism("native", ("uname.release",)), *_TRACERS,
+    ),
     _namespace("mntns", "mount namespace"),
     _namespace("pidns", "pid namespace"),
     _namespace("utsns", "UTS namespace"),

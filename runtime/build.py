@@ -192,7 +192,17 @@ def _parent_steps(
         out += [parent.RunRuntimeHooks(kind, hooks, state) for kind, hooks in early]
         out.append(parent.Release(clone, "change its root"))
     out.append(parent.Await(clone, b"ready"))
+    out += tracer_steps(bundle, clone, state.folder)
     return out
+
+
+def tracer_steps(bundle: Bundle, clone: cloning.CloneChild, folder: str) -> list[Step]:
+    """The tracer of a prepared process, where its programs need one."""
+    if bundle.tracing is None:
+        return []
+    from .steps.tracing import StartTracer
+
+    return [StartTracer(clone, bundle.tracing, folder)]
 
 
 def _child_steps(
@@ -267,7 +277,7 @@ def _mount_steps(
     read_only = []
     if plan.mechanism("glibc") == "rewritten-libc":
         for path, _, file in library_files(bundle, state):
-            entry = {"destination": path, "type": "bind", "source": file, "options": ["bind", "ro"]}
+            entry: dict[str, Any] = {"destination": path, "type": "bind", "source": file, "options": ["bind", "ro"]}
             out.append(rootfs.MountEntry(root, entry, bundle.path, "", extra))
     for entry in bundle.mounts:
         if entry.get("type") == "mqueue" and plan.mechanism("fs.mqueue") == "none":

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..compat.shim.tracer import Options as TracerOptions
+
 CONFIG_LIMIT = 8 << 20
 
 # Fields that joey knows and does not do yet: refused by name, because ignoring them would be a silent loss.
@@ -33,7 +35,17 @@ _IPC_SYSCTLS = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
 class Bundle:
     """`path` is the bundle's absolute folder, `config` the checked document, `rootfs` the absolute root folder."""
 
-    __slots__ = ("config", "created_process", "linux", "namespaces", "path", "process", "rewritten", "rootfs")
+    __slots__ = (
+        "config",
+        "created_process",
+        "linux",
+        "namespaces",
+        "path",
+        "process",
+        "rewritten",
+        "rootfs",
+        "tracing",
+    )
 
     def __init__(self, path: str, config: dict[str, Any], rootfs: str) -> None:
         self.path = path
@@ -42,6 +54,7 @@ class Bundle:
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
+        self.tracing: TracerOptions | None = None  # how its processes are traced, where they are
         self.linux: dict[str, Any] = config.get("linux") or {}
         self.namespaces: dict[str, str] = {
             entry["type"]: entry.get("path", "") for entry in self.linux.get("namespaces") or []

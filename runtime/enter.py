@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
+from .build import tracer_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import Start, let_go, run_child
@@ -80,4 +81,5 @@ def enter_steps(
     if by_parent:
         before.append(parent.Release(clone, "enter the container"))
     before.append(parent.Await(clone, b"ready"))
+    before += tracer_steps(bundle, clone, "")
     return Start(tuple(before), tuple(child), channel, clone)

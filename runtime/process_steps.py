@@ -42,6 +42,9 @@ def process_steps(
         out.append(SetPersonality(bundle.linux["personality"]["domain"]))
     if not what.get("terminal"):
         out.append(process.OwnStreams(user.get("uid", 0)))
+    trace = _trace_filter(bundle)
+    if trace and not no_new_privs:
+        out.append(trace)
     if seccomp and not no_new_privs:
         out.append(seccomp)  # needs CAP_SYS_ADMIN, which goes next
     out.append(
@@ -54,6 +57,7 @@ def process_steps(
     )
     if no_new_privs:
         out.append(process.SetNoNewPrivs())
+        out += [trace] if trace else []
     out.append(prepare)
     out.append(program.ReportReady(channel, listener, stub))
     if bundle.hooks("startContainer") and state.folder:
@@ -68,6 +72,15 @@ def process_steps(
         out.append(seccomp)
     out.append(program.Exec(prepare, signals.blocked()))
     return out
+
+
+def _trace_filter(bundle: Bundle) -> Step | None:
+    """What stops threads for the tracer; those of a kernel without it stop at every call by themselves."""
+    if not (bundle.tracing and bundle.tracing.seccomp):
+        return None
+    from .steps.tracing import InstallTraceFilter
+
+    return InstallTraceFilter(bundle.tracing)
 
 
 def _stub(bundle: Bundle, plan: Plan, state: State, report_fd: int) -> program.Stub | None:

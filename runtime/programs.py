@@ -14,7 +14,7 @@ from _blake2 import blake2b
 from ..compat import files
 from ..compat.errors import JoeyError, KernelError
 from ..compat.rootpath import Root
-from ..compat.shim import emulations
+from ..compat.shim import emulations, tracer
 from ..compat.shim.elffile import EM_X86_64, ElfFile, NotElf, read_open
 from ..probes.cache import directory
 from ..probes.plan import Need
@@ -63,6 +63,14 @@ class Programs:
     def checks_kernel(self) -> bool:
         """Whether the program is static and refuses kernels that are too old for it."""
         return self.program is not None and not self.program.is_dynamic and _CHECKS_KERNEL in self.program.data
+
+
+def tracer_options(report: KernelReport, mechanism: str) -> tracer.Options:
+    """How the processes of a container are traced on this machine."""
+    bits = emulations.mask(lacking(report))
+    code = emulations.code_for(bits, report.machine.get("release", ""))
+    seize, exitkill = report.works("ptrace.seize"), report.works("ptrace.exitkill")
+    return tracer.Options(bits, code, mechanism == "tracer-seccomp", seize, exitkill)
 
 
 def lacking(report: KernelReport) -> list[emulations.Emulation]:

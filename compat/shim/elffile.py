@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from struct import error as StructError
+import struct
 from struct import unpack_from
 
 from ..errors import JoeyError
@@ -15,7 +15,17 @@ from ..errors import JoeyError
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_PROPERTY = 0x6474E550, 0x6474E551, 0x6474E553
 EM_386, EM_X86_64, EM_AARCH64 = 3, 62, 183
-MACHINES = {3: "i386", 8: "mips", 20: "ppc", 21: "ppc64", 22: "s390", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+MACHINES = {
+    3: "i386",
+    8: "mips",
+    20: "ppc",
+    21: "ppc64",
+    22: "s390",
+    40: "arm",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv",
+}
 LARGEST = 512 << 20
 _NT_GNU_ABI_TAG = 1
 
@@ -29,7 +39,9 @@ class Segment:
 
     __slots__ = ("address", "align", "file_size", "flags", "kind", "memory_size", "offset")
 
-    def __init__(self, kind: int, flags: int, offset: int, address: int, file_size: int, memory_size: int, align: int) -> None:
+    def __init__(
+        self, kind: int, flags: int, offset: int, address: int, file_size: int, memory_size: int, align: int
+    ) -> None:
         self.kind = kind
         self.flags = flags
         self.offset = offset
@@ -52,7 +64,7 @@ class ElfFile:
             raise NotElf(f"{name}: an ELF file of an unknown class, or not little-endian")
         try:
             self._read_header()
-        except (StructError, OverflowError):
+        except (struct.error, OverflowError):
             raise NotElf(f"{name}: an ELF file that is cut short") from None
 
     def _read_header(self) -> None:
@@ -113,7 +125,7 @@ class ElfFile:
                         wanted.append(value)
                     elif tag == 5:
                         strings = self.offset(value)
-        except StructError:
+        except struct.error:
             raise NotElf(f"{self.name}: an ELF file that is cut short") from None
         return [
             self.data[strings + at : self.data.find(b"\0", strings + at)].decode("utf-8", "surrogateescape")

@@ -87,3 +87,23 @@ def code_for(bits: int, real_release: str) -> bytes:
     release = told_release(real_release).encode("ascii", "replace")
     config = pack("<I65s", bits, release)
     return code.CODE[:_CONFIG] + config + code.CODE[_CONFIG + len(config) :]
+
+
+O_PATH, O_TMPFILE_BIT = 0o10000000, 0o20000000
+ALWAYS, ANY_BIT, EQUAL = range(3)
+
+
+def conditions(bits: int) -> dict[int, tuple[int, int, int]]:
+    """When a call needs to be looked at: number -> (how, index of an argument, value), decided by that argument alone.
+
+    ALWAYS; ANY_BIT: the argument has one of the value's bits; EQUAL: it is the value.
+    """
+    names = {emulation.name for emulation in of_mask(bits)}
+    open_flags = O_PATH * ("o-path" in names) | O_TMPFILE_BIT * ("o-tmpfile" in names)
+    stat_flags = 0x1000 * ("fstatat-empty-path" in names) | 0x800 * ("fstatat-no-automount" in names)
+    special = {
+        2: (ANY_BIT, 1, open_flags), 257: (ANY_BIT, 2, open_flags), 262: (ANY_BIT, 3, stat_flags),
+        260: (ANY_BIT, 4, 0x1000), 265: (ANY_BIT, 4, 0x1000),
+        228: (EQUAL, 0, 7), 230: (EQUAL, 0, 7), 283: (EQUAL, 0, 7),
+    }  # fmt: skip
+    return {number: special.get(number, (ALWAYS, 0, 0)) for number in calls(bits)}

@@ -128,6 +128,10 @@ class _Text:
         return ANY_CALL
 
 
+# vector moves and nops, after 0F
+_HARMLESS = frozenset((0x11, 0x29, 0x7F, 0x10, 0x28, 0x6F, 0x1E, 0x1F, 0x16, 0xEF, 0x6C))
+
+
 def _may_write_eax(raw: bytes) -> bool:
     """Whether an instruction could change eax: everything that isn't known not to."""
     at = 0
@@ -153,9 +157,7 @@ def _may_write_eax(raw: bytes) -> bool:
         return False
     if 0x58 <= op <= 0x5F:
         return op == 0x58 and not rex & 1
-    if op == 0x0F and raw[at + 1] in (0x11, 0x29, 0x7F, 0x10, 0x28, 0x6F, 0x1E, 0x1F, 0x16, 0xEF, 0x6C):  # vectors, nops
-        return False
-    return True
+    return not (op == 0x0F and raw[at + 1] in _HARMLESS)
 
 
 def rewrite(elf: ElfFile, bits: int, code: bytes) -> Rewritten | None:
@@ -295,7 +297,9 @@ class _Image:
     def __init__(self, elf: ElfFile) -> None:
         self.elf = elf
         self.loads = elf.of_kind(PT_LOAD)
-        if not self.loads or any(first.address >= after.address for first, after in zip(self.loads, self.loads[1:], strict=False)):
+        if not self.loads or any(
+            first.address >= after.address for first, after in zip(self.loads, self.loads[1:], strict=False)
+        ):
             raise Unexpected(f"{elf.name}: segments out of order")
         spare = elf.of_kind(PT_GNU_PROPERTY) or elf.of_kind(PT_NOTE)
         if not spare:

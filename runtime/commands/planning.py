@@ -65,7 +65,17 @@ def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
     """The same for this machine, by its cached report; refusals raise PlanRefused."""
     made = plan_container(bundle, arguments, cached_or_probed())
     made.require()
+    trace_if(made.mechanism("static-program"), bundle)
+    trace_if(made.mechanism("glibc"), bundle)
     return made
+
+
+def trace_if(mechanism: str, bundle: bundles.Bundle) -> None:
+    """Have the bundle's processes traced, where that is the mechanism for its programs."""
+    if mechanism in ("tracer", "tracer-seccomp"):
+        from ..programs import tracer_options
+
+        bundle.tracing = tracer_options(cached_or_probed(), mechanism)
 
 
 def seal(made: Plan, again: bool = True) -> None:

@@ -1,0 +1,446 @@
+"""Threads of a container stopped at the calls their kernel lacks, and sent through the shim's code (ptrace(2)).
+
+At such a call the tracer skips it and puts the thread into the code (emulations.c), which makes old calls in its place
+and goes on behind the call. The code is mapped into a process when it first needs it. So the tracer looks at registers
+only, and what a call does is the same as with a rewritten C library.
+
+Two ways to stop: at every call (any kernel), or by a seccomp filter at those in question (Linux 3.5, tracefilter.py).
+
+A tracer that dies takes its tracees along: by PTRACE_O_EXITKILL (Linux 3.8), else by a guard, a process of its own that
+knows their pids.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from struct import pack, unpack_from
+
+from .. import cdata, files
+from .. import constants as k
+from ..errors import JoeyError, KernelError
+from ..process import close_all_but
+from . import emulations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BASE = 0x6A6F_6579_0000  # where the code is mapped: far from where kernels and runtimes put things themselves
+_PAGE = 4096
+_WALL = 0x40000000
+_SIGTRAP, _SIGSTOP, _SIGCONT, _SIGKILL = 5, 19, 18, 9
+_STOPPING = frozenset((19, 20, 21, 22))
+_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_SECCOMP, _EVENT_STOP = 1, 2, 3, 4, 7, 128
+_PEEKUSER, _LISTEN, _INTERRUPT, _GETEVENTMSG = 3, 0x4208, 0x4207, 0x4201
+# words of struct user_regs_struct, <sys/user.h>
+_RCX, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP, _CS = 11, 10, 12, 13, 14, 15, 16, 17
+_R8, _R9, _R10 = 9, 8, 7
+_REGISTERS = 27
+_CS_32BIT = 0x23
+_MMAP = 9
+_SYSCALL_INSTRUCTION = 0x050F
+_AT_SYSINFO_EHDR = 33
+_GROUP_STOP_POLL = 0.02  # seconds
+
+_ptrace = cdata.function("ptrace", cdata.c_long, cdata.c_int, cdata.c_int, cdata.c_ulong, cdata.c_ulong)
+
+
+class Options:
+    """How to trace: what the kernel can do, by its report.
+
+    `bits` and `code` are the emulations; `seccomp` whether the tracees install the filter; `seize` and `exitkill`
+    whether the kernel has PTRACE_SEIZE and PTRACE_O_EXITKILL.
+    """
+
+    __slots__ = ("bits", "code", "exitkill", "seccomp", "seize")
+
+    def __init__(self, bits: int, code: bytes, seccomp: bool, seize: bool, exitkill: bool) -> None:
+        self.bits = bits
+        self.code = code
+        self.seccomp = seccomp
+        self.seize = seize
+        self.exitkill = exitkill
+
+    @property
+    def size(self) -> int:
+        """Bytes that the code takes in a process."""
+        return (len(self.code) + _PAGE - 1) // _PAGE * _PAGE
+
+
+class Tracer:
+    """Traces one process and all that come from it, until the last has ended."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._conditions = emulations.conditions(options.bits)
+        self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
+        # a thread that is inside a call, and what to do at its end
+        self._inside: dict[int, Callable[[int], None] | None] = {}
+        self._known: set[int] = set()
+        self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
+        self._guard = 0
+        self._guard_pipe = -1
+        self._registers = (cdata.c_ulong * _REGISTERS)()
+        self._address = cdata.addressof(self._registers)
+        self._head = int.from_bytes(options.code[:8], "little")
+        self._vdso_note = _vdso_version_note() if options.bits >> 2 & 1 else 0
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def attach(self, pid: int) -> None:
+        """Take a process over. It goes on at once. Raises KernelError."""
+        flags = k.PTRACE_O_TRACESYSGOOD | k.PTRACE_O_TRACEFORK | k.PTRACE_O_TRACEVFORK | k.PTRACE_O_TRACECLONE
+        flags |= k.PTRACE_O_TRACEEXEC
+        if self.options.exitkill:
+            flags |= k.PTRACE_O_EXITKILL
+        if self.options.seccomp:
+            flags |= k.PTRACE_O_TRACESECCOMP
+        if self.options.seize:
+            self._must(k.PTRACE_SEIZE, pid, 0, flags)
+            self._must(_INTERRUPT, pid, 0, 0)
+            os.waitpid(pid, _WALL)
+        else:
+            self._must(k.PTRACE_ATTACH, pid, 0, 0)
+            os.waitpid(pid, _WALL)
+            self._must(k.PTRACE_SETOPTIONS, pid, 0, flags)
+        self._add(pid)
+        self._must(self._go, pid, 0, 0)
+
+    def run(self) -> None:
+        """Trace until no tracee is left."""
+        try:
+            self._run()
+        finally:
+            if self._guard:
+                os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
+
+    def _run(self) -> None:
+        while self._known:
+            options = _WALL | (os.WNOHANG if self._stopped else 0)
+            try:
+                pid, status = os.waitpid(-1, options)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                self._look_at_stopped()
+                time.sleep(_GROUP_STOP_POLL)
+            elif status & 0x7F == 0x7F:
+                self._stop(pid, status)
+            else:
+                self._ended(pid)
+                self.on_end(pid, status)
+
+    def _add(self, pid: int) -> None:
+        if pid not in self._known:
+            self._known.add(pid)
+            self._tell_guard(pid)
+
+    def _forget(self, pid: int) -> None:
+        self._known.discard(pid)
+        self._inside.pop(pid, None)
+        self._stopped.discard(pid)
+        self._tell_guard(-pid)
+
+    def _ended(self, pid: int) -> None:
+        if pid == self._guard:
+            self._guard = 0
+            os.close(self._guard_pipe)
+            self.start_guard()
+            return
+        self._forget(pid)
+
+    def on_end(self, pid: int, status: int) -> None:
+        """Called for each thread and process that has ended, with its wait status."""
+
+    # --- the guard ----------------------------------------------------------------------------------------------
+
+    def start_guard(self) -> None:
+        """Have a process kill the tracees should this one die; where the kernel does, there is none."""
+        if self.options.exitkill:
+            return
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                close_all_but({read_end}, first=0)  # nobody is to wait for the end of a pipe that only a guard holds
+                os.setsid()
+                _guard(read_end, set(self._known))
+            finally:
+                os._exit(0)
+        os.close(read_end)
+        self._guard, self._guard_pipe = pid, write_end
+
+    def _tell_guard(self, number: int) -> None:
+        if self._guard:
+            try:
+                os.write(self._guard_pipe, pack("<i", number))
+            except BrokenPipeError:
+                pass  # it has ended: wait() tells, and the next one is given all
+
+    # --- stops --------------------------------------------------------------------------------------------------
+
+    def _stop(self, pid: int, status: int) -> None:
+        kind = status >> 8 & 0xFF
+        event = status >> 16
+        signal = 0
+        request = self._go
+        if kind == _SIGTRAP | 0x80:
+            if self._call(pid):
+                return
+        elif event:
+            if event == _EVENT_SECCOMP:
+                if self._entered(pid):
+                    return
+            elif event == _EVENT_EXEC:
+                request = self._exec(pid)
+            elif event == _EVENT_STOP:
+                self._add(pid)
+                if kind in _STOPPING:
+                    request = _LISTEN
+        elif pid not in self._known:
+            self._add(pid)  # a new thread or process; its first stop is the kernel's SIGSTOP
+            signal = 0 if kind == _SIGSTOP else kind
+        else:
+            signal = kind
+            if kind in _STOPPING and not self.options.seize and not self._is_signal(pid):
+                self._stopped.add(pid)  # a group stop: it ends with a SIGCONT
+                return
+        self._resume(request, pid, signal)
+
+    def _resume(self, request: int, pid: int, signal: int = 0) -> None:
+        _ptrace(request, pid, 0, signal)  # ESRCH: it was killed meanwhile, and wait() will tell
+
+    def _is_signal(self, pid: int) -> bool:
+        """Whether a stop is a signal's delivery and not the stop of the group that followed one."""
+        info = cdata.create_string_buffer(128)
+        return _ptrace(k.PTRACE_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0
+
+    def _look_at_stopped(self) -> None:
+        """Let those in a group stop go on whose process got a SIGCONT: for a tracee it stays pending."""
+        for pid in list(self._stopped):
+            if _is_pending(pid, _SIGCONT):
+                self._stopped.discard(pid)
+                self._resume(self._go, pid)
+
+    def _call(self, pid: int) -> bool:
+        """A system call's begin or end. True: the thread has been sent on already."""
+        if pid in self._inside:
+            after = self._inside.pop(pid)
+            if after:
+                after(pid)
+                return True
+            return False
+        self._inside[pid] = None
+        return self._entered(pid)
+
+    def _entered(self, pid: int) -> bool:
+        number = _ptrace(_PEEKUSER, pid, _ORIG_RAX * 8, 0)
+        condition = self._conditions.get(number)
+        if condition is None:
+            return False
+        registers = self._registers
+        if _ptrace(k.PTRACE_GETREGS, pid, 0, self._address) < 0:
+            return False
+        how, index, value = condition
+        if how:
+            argument = registers[(_RDI, _RSI, _RDX, _R10, _R8, _R9)[index]] & 0xFFFFFFFF
+            if not (argument & value if how == emulations.ANY_BIT else argument == value):
+                return False
+        pointer = registers[_RIP]
+        if BASE <= pointer < BASE + self.options.size:
+            return False  # the code's own call
+        instruction = _ptrace(k.PTRACE_PEEKDATA, pid, pointer - 2, 0) & 0xFFFF
+        if instruction != _SYSCALL_INSTRUCTION:
+            return False  # int 0x80: another table
+        self._divert(pid, number)
+        return True
+
+    def _divert(self, pid: int, number: int) -> None:
+        """Send a thread that is at a call through the code instead; its registers are in `_registers`."""
+        cdata.set_errno(0)
+        if _ptrace(k.PTRACE_PEEKDATA, pid, BASE, 0) & 0xFFFFFFFFFFFFFFFF != self._head:
+            self._map_first(pid, number)
+            return
+        registers = self._registers
+        registers[_RCX] = registers[_RIP]
+        registers[_RIP] = BASE + emulations.DIVERTED
+        registers[_RAX] = number
+        registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF  # no call
+        _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
+        self._resume(self._go, pid)
+
+    def _map_first(self, pid: int, number: int) -> None:
+        """Make the thread's call an mmap for the code; at its end the code is written and the thread sent there."""
+        saved = list(self._registers)
+        registers = self._registers
+        registers[_ORIG_RAX] = registers[_RAX] = _MMAP
+        registers[_RDI], registers[_RSI], registers[_RDX] = BASE, self.options.size, 5  # PROT_READ | PROT_EXEC
+        registers[_R10], registers[_R8], registers[_R9] = 0x22, 0xFFFFFFFFFFFFFFFF, 0  # MAP_PRIVATE | MAP_ANONYMOUS
+
+        def mapped(at: int) -> None:
+            _ptrace(k.PTRACE_GETREGS, at, 0, self._address)
+            found = registers[_RAX]
+            if found == _MMAP:  # its begin: before Linux 4.8 that comes after the filter's stop
+                self._inside[at] = mapped
+                self._resume(k.PTRACE_SYSCALL, at)
+                return
+            for place, word in enumerate(saved):
+                registers[place] = word
+            head = _ptrace(k.PTRACE_PEEKDATA, at, BASE, 0) & 0xFFFFFFFFFFFFFFFF
+            if head != self._head and not (found == BASE and self._write(at, BASE, self.options.code)):
+                registers[_RAX] = -errno.ENOMEM & 0xFFFFFFFFFFFFFFFF
+                registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
+                _ptrace(k.PTRACE_SETREGS, at, 0, self._address)
+                self._resume(self._go, at)
+                return
+            self._divert(at, number)
+
+        _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
+        self._inside[pid] = mapped
+        self._resume(k.PTRACE_SYSCALL, pid)
+
+    def _write(self, pid: int, address: int, data: bytes) -> bool:
+        data += bytes(-len(data) % 8)
+        for at in range(0, len(data), 8):
+            if _ptrace(k.PTRACE_POKEDATA, pid, address + at, unpack_from("<Q", data, at)[0]) < 0:
+                return False
+        return True
+
+    def _exec(self, pid: int) -> int:
+        """A new program: other threads are gone; a 32-bit one is refused; the vDSO tells another version."""
+        if _ptrace(_PEEKUSER, pid, _CS * 8, 0) == _CS_32BIT:
+            _say(pid, f"joey: {_program(pid)}: a 32-bit program can't run under the tracer")
+            try:
+                os.kill(pid, _SIGKILL)
+            except ProcessLookupError:
+                pass
+            return self._go
+        former = _event_message(pid)  # the thread that made the call, where it was not the first
+        if former and former != pid:
+            self._forget(former)
+        elif not former:  # before Linux 3.0
+            for other in [other for other in self._known if not os.path.exists(f"/proc/{other}")]:
+                self._forget(other)
+        if not self.options.seccomp:
+            self._inside[pid] = None
+        if self._vdso_note:
+            base = _auxiliary(pid, _AT_SYSINFO_EHDR)
+            if base:
+                address = base + self._vdso_note
+                word = _ptrace(k.PTRACE_PEEKDATA, pid, address, 0) & 0xFFFFFFFFFFFFFFFF
+                word = word & 0xFFFFFFFF00000000 | emulations.VERSION_CODE
+                _ptrace(k.PTRACE_POKEDATA, pid, address, word)
+        return self._go
+
+    def _must(self, request: int, pid: int, address: int, data: int) -> None:
+        if _ptrace(request, pid, address, data) < 0:
+            raise KernelError("ptrace", cdata.get_errno(), f"process {pid}")
+
+
+def _event_message(pid: int) -> int:
+    value = cdata.c_ulong(0)
+    return value.value if _ptrace(_GETEVENTMSG, pid, 0, cdata.addressof(value)) == 0 else 0
+
+
+def _guard(pipe: int, tracees: set[int]) -> None:
+    """Kill what is still traced when the tracer's end of the pipe closes."""
+    held = b""
+    while data := os.read(pipe, 4096):
+        held += data
+        whole = len(held) // 4 * 4
+        for at in range(0, whole, 4):
+            number = unpack_from("<i", held, at)[0]
+            if number > 0:
+                tracees.add(number)
+            else:
+                tracees.discard(-number)
+        held = held[whole:]
+    for _ in range(3):  # a fork may be under way
+        for pid in tracees:
+            try:
+                os.kill(pid, _SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.01)
+
+
+def _is_pending(pid: int, signal: int) -> bool:
+    try:
+        text = files.read_text(f"/proc/{pid}/status")
+    except (OSError, JoeyError):
+        return True  # it has ended
+    for line in text.splitlines():
+        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> signal - 1 & 1:
+            return True
+    return False
+
+
+def _auxiliary(pid: int, kind: int) -> int:
+    """A value of a process's auxiliary vector; 0 where it has none. Source: getauxval(3)."""
+    try:
+        with open(f"/proc/{pid}/auxv", "rb") as file:
+            data = file.read(4096)
+    except OSError:
+        return 0
+    for at in range(0, len(data) - 15, 16):
+        found, value = unpack_from("<QQ", data, at)
+        if found == kind:
+            return int(value)
+    return 0
+
+
+def _vdso_version_note() -> int:
+    """How far into the vDSO the kernel's version stands, as C libraries look for it; 0 where it has no such note."""
+    base = _auxiliary(os.getpid(), _AT_SYSINFO_EHDR)
+    if not base:
+        return 0
+    from .elffile import ElfFile, NotElf
+
+    try:
+        with open("/proc/self/mem", "rb", buffering=0) as memory:
+            memory.seek(base)
+            content = memory.read(_vdso_size(base))
+        elf = ElfFile(content, "vDSO")
+    except (OSError, NotElf):
+        return 0
+    for segment in elf.of_kind(4):
+        at, end = segment.offset, segment.offset + segment.file_size
+        while at + 12 <= min(end, len(content)):
+            name_size, size, kind = unpack_from("<III", content, at)
+            body = at + 12 + (name_size + 3 & ~3)
+            if kind == 0 and content[at + 12 : at + 12 + name_size].rstrip(b"\0") == b"Linux" and size == 4:
+                return int(body)
+            at = body + (size + 3 & ~3)
+    return 0
+
+
+def _vdso_size(base: int) -> int:
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
+        for line in file:
+            first, _, rest = line.partition("-")
+            if int(first, 16) == base:
+                return min(int(rest.split()[0], 16) - base, 8192)
+    return 0
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return f"process {pid}"
+
+
+def _say(pid: int, text: str) -> None:
+    """Write a line to a tracee's standard error."""
+    try:
+        fd = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
+    except OSError:
+        return
+    try:
+        os.write(fd, text.encode("utf-8", "replace") + b"\n")
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
