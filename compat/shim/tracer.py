@@ -39,7 +39,7 @@ _RCX, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP, _CS = 11, 10, 12, 13, 14, 15, 16,
 _R8, _R9, _R10 = 9, 8, 7
 _REGISTERS = 27
 _CS_32BIT = 0x23
-_MMAP = 9
+_MMAP, _GETPID = 9, 39
 _SYSCALL_INSTRUCTION = 0x050F
 _AT_SYSINFO_EHDR = 33
 _GROUP_STOP_POLL = 0.02  # seconds
@@ -263,7 +263,21 @@ class Tracer:
         if _ptrace(k.PTRACE_PEEKDATA, pid, BASE, 0) & 0xFFFFFFFFFFFFFFFF != self._head:
             self._map_first(pid, number)
             return
+        if self.options.seccomp or pid not in self._inside:
+            self._send(pid, number)
+            return
+        # at a call's begin a harmless one comes first: since Linux 4.8 a container's filter judges what is set here
+        saved = tuple(self._registers)
+        self._registers[_ORIG_RAX] = _GETPID
+        _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
+        self._inside[pid] = lambda at: self._send(at, number, saved)
+        self._resume(self._go, pid)
+
+    def _send(self, pid: int, number: int, saved: tuple[int, ...] = ()) -> None:
+        """Have a thread go on in the code, from there to where it was by its `saved` or present registers."""
         registers = self._registers
+        for place, word in enumerate(saved):
+            registers[place] = word
         registers[_RCX] = registers[_RIP]
         registers[_RIP] = BASE + emulations.DIVERTED
         registers[_RAX] = number

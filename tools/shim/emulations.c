@@ -249,7 +249,9 @@ enum { KEPT = sizeof kept_at / sizeof *kept_at, NEIGHBOURS = 4 };
 static int is_urandom(int fd)
 {
     struct stat found;
-    return !CALL(FSTAT, fd, &found, 0, 0) && (found.mode & 0170000) == 0020000 && found.rdev == 0x109;
+    long result = CALL(FSTAT, fd, &found, 0, 0);
+    if (result == -EACCES || result == -EPERM) return 1; /* only a filter says so (OpenSSH's does): trust the number */
+    return !result && (found.mode & 0170000) == 0020000 && found.rdev == 0x109;
 }
 
 static int kept_urandom(void)
