@@ -15,7 +15,6 @@ from ...compat.constants import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
     CLONE_NEWNS,
-    CLONE_NEWPID,
     CLONE_NEWUSER,
     MNT_DETACH,
     MOUNT_ATTR_IDMAP,
@@ -34,7 +33,15 @@ from ...compat.constants import (
     UMOUNT_NOFOLLOW,
 )
 from ..catalog import Answer, Answered, Group
-from ..trying import become_namespace_root, check, child, expect_errno, private_namespaces, scratch, touch
+from ..trying import (
+    become_namespace_root,
+    check,
+    child_in_pid_namespace,
+    expect_errno,
+    private_namespaces,
+    scratch,
+    touch,
+)
 
 GROUP = Group("mounts", "mounts and file systems")
 
@@ -199,13 +206,11 @@ GROUP.probe("fs.devtmpfs", "mount -t devtmpfs", "devices are made by mknod")(_mo
 
 @GROUP.probe("fs.proc", "mount -t proc in a pid namespace", "/proc is the host's")
 def proc() -> Answer:
-    private_namespaces(CLONE_NEWPID)
-
     def inside() -> int:
         libc.mount("proc", "/proc", "proc", 0)
         return 0 if os.readlink("/proc/self") == "1" else 1
 
-    if child(inside):
+    if child_in_pid_namespace(inside):
         raise Answered("broken", "/proc/self is not 1")
     return "/proc/self is 1"
 

@@ -30,7 +30,7 @@ from ...compat.constants import (
 from ...compat.errors import KernelError, errno_name
 from ...compat.seccomp import load
 from ..catalog import Answer, Answered, Group, Works
-from ..trying import NUMBERS, call, child
+from ..trying import NUMBERS, call, child, child_in_pid_namespace
 
 GROUP = Group("security", "security")
 
@@ -198,11 +198,7 @@ def yama() -> Answer:
 
 @GROUP.probe("proc.hidepid", "mount -t proc -o hidepid=2", "users see each other's processes")
 def hidepid() -> Answer:
-    from ...compat.constants import CLONE_NEWPID
-    from ..trying import private_namespaces
-
-    private_namespaces(CLONE_NEWPID)
-    child(lambda: libc.mount("proc", "/proc", "proc", 0, "hidepid=2"))
+    child_in_pid_namespace(lambda: libc.mount("proc", "/proc", "proc", 0, "hidepid=2"))
     return None
 
 
