@@ -16,6 +16,7 @@ COMMANDS = {
     "look at a kernel": {
         "probe": ("probe", "try what this kernel can do, and show what each absence costs"),
         "plan": ("plan", "show which mechanism a bundle would get for each feature, and why"),
+        "check": ("check", "say beforehand whether an image runs on a host"),
     },
     "run containers": {
         "run": ("run", "create a container, start it, and wait for its end"),

@@ -91,28 +91,29 @@ def with_programs(report: KernelReport, bundle: Bundle) -> tuple[KernelReport, l
     findings = dict(report.findings)
     if found.glibc and found.glibc >= FIRST_UNFIT:
         needs.append(Need("glibc", "root.path"))
-        findings["image.glibc"] = _rewritten(found, missing, report, bundle)
+        findings["image.glibc"], bundle.rewritten = rewritten(found.libraries, found.glibc, missing, report)
     if found.checks_kernel:
         needs.append(Need("static-program", "process.args"))
     return KernelReport(findings, report.key, report.machine, report.joey, report.seconds), needs
 
 
-def _rewritten(found: Programs, missing: list[emulations.Emulation], report: KernelReport, bundle: Bundle) -> Finding:
-    """Rewrite the C library, or fetch it from the cache; the finding says whether that is possible."""
-    call = f"rewriting glibc {found.glibc[0]}.{found.glibc[1]}" if found.glibc else "rewriting glibc"
+def rewritten(
+    libraries: list[Library], glibc: tuple[int, int], missing: list[emulations.Emulation], report: KernelReport
+) -> tuple[Finding, dict[str, str]]:
+    """Rewrite the C library, or fetch it from the cache; whether that is possible, and path -> file to put there."""
+    call = f"rewriting glibc {glibc[0]}.{glibc[1]}"
     bits = emulations.mask(missing)
     code = emulations.code_for(bits, report.machine.get("release", ""))
     out, counts = {}, []
     try:
-        for library in found.libraries:
+        for library in libraries:
             file, count = _kept_or_made(library, bits, code)
             counts.append(f"{count} in {library.path.rpartition('/')[2]}")
             if file:
                 out[library.path] = file
     except (JoeyError, OSError) as error:
-        return Finding("image.glibc", "absent", call, str(error))
-    bundle.rewritten = out
-    return Finding("image.glibc", "works", call, "call sites: " + ", ".join(counts))
+        return Finding("image.glibc", "absent", call, str(error)), {}
+    return Finding("image.glibc", "works", call, "call sites: " + ", ".join(counts)), out
 
 
 def _kept_or_made(library: Library, bits: int, code: bytes) -> tuple[str, int]:
