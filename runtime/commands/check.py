@@ -61,8 +61,9 @@ COMMAND = Command(
     ),
     detail=(
         "IMAGE is a root file system, a bundle, an OCI image layout, or an archive (docker save, skopeo copy).\n"
-        "Nothing of it is run: its ELF files are read for the machine and kernel they want, the C library's version, system\n"
-        "calls of their own, the vsyscall page. Exit status 0 when it runs on every host, 1 when one refuses."
+        "Nothing of it is run: its ELF files are read for the machine and kernel they want, the C library's\n"
+        "version, system calls of their own, the vsyscall page. Exit status 0 when it runs on every host, 1 when\n"
+        "one refuses."
     ),
     examples=(
         "joey check /srv/debian",
