@@ -40,6 +40,8 @@ _R8, _R9, _R10 = 9, 8, 7
 _REGISTERS = 27
 _CS_32BIT = 0x23
 _MMAP, _GETPID = 9, 39
+_CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
+_HITS_TO_PATCH = 3
 _SYSCALL_INSTRUCTION = 0x050F
 _AT_SYSINFO_EHDR = 33
 _GROUP_STOP_POLL = 0.02  # seconds
@@ -76,6 +78,7 @@ class Tracer:
         self.options = options
         self._conditions = emulations.conditions(options.bits)
         self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
+        self._hits: dict[int, dict[int, int]] = {}  # by process: how often a call site has stopped
         # a thread that is inside a call, and what to do at its end
         self._inside: dict[int, Callable[[int], None] | None] = {}
         self._known: set[int] = set()
@@ -117,13 +120,24 @@ class Tracer:
                 os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
 
     def _run(self) -> None:
+        waitpid, ptrace, go, inside, conditions = os.waitpid, _ptrace, self._go, self._inside, self._conditions
         while self._known:
             options = _WALL | (os.WNOHANG if self._stopped else 0)
             try:
-                pid, status = os.waitpid(-1, options)
+                pid, status = waitpid(-1, options)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if status == _CALL_STOP:
+                # nearly all stops: a call's begin and end, and nothing to do
+                if pid not in inside:
+                    inside[pid] = None
+                    if ptrace(_PEEKUSER, pid, _ORIG_RAX * 8, 0) not in conditions or not self._entered(pid):
+                        ptrace(go, pid, 0, 0)
+                elif after := inside.pop(pid):
+                    after(pid)
+                else:
+                    ptrace(go, pid, 0, 0)
+            elif pid == 0:
                 self._look_at_stopped()
                 time.sleep(_GROUP_STOP_POLL)
             elif status & 0x7F == 0x7F:
@@ -140,6 +154,7 @@ class Tracer:
     def _forget(self, pid: int) -> None:
         self._known.discard(pid)
         self._inside.pop(pid, None)
+        self._hits.pop(pid, None)
         self._stopped.discard(pid)
         self._tell_guard(-pid)
 
@@ -186,10 +201,7 @@ class Tracer:
         event = status >> 16
         signal = 0
         request = self._go
-        if kind == _SIGTRAP | 0x80:
-            if self._call(pid):
-                return
-        elif event:
+        if event:
             if event == _EVENT_SECCOMP:
                 if self._entered(pid):
                     return
@@ -224,18 +236,8 @@ class Tracer:
                 self._stopped.discard(pid)
                 self._resume(self._go, pid)
 
-    def _call(self, pid: int) -> bool:
-        """A system call's begin or end. True: the thread has been sent on already."""
-        if pid in self._inside:
-            after = self._inside.pop(pid)
-            if after:
-                after(pid)
-                return True
-            return False
-        self._inside[pid] = None
-        return self._entered(pid)
-
     def _entered(self, pid: int) -> bool:
+        """A system call's begin. True: the thread is sent another way, and on its way already."""
         number = _ptrace(_PEEKUSER, pid, _ORIG_RAX * 8, 0)
         condition = self._conditions.get(number)
         if condition is None:
@@ -259,10 +261,16 @@ class Tracer:
 
     def _divert(self, pid: int, number: int) -> None:
         """Send a thread that is at a call through the code instead; its registers are in `_registers`."""
-        cdata.set_errno(0)
         if _ptrace(k.PTRACE_PEEKDATA, pid, BASE, 0) & 0xFFFFFFFFFFFFFFFF != self._head:
-            self._map_first(pid, number)
+            self._map(pid, BASE, self.options.size, lambda at, found: self._fill(at, found, number))
             return
+        if self._is_hot(pid, number, self._registers[_RIP] - 7):
+            site = self._registers[_RIP] - 7
+            self._map(pid, 0, _PAGE, lambda at, found: self._patch(at, found, number, site))
+            return
+        self._send_off(pid, number)
+
+    def _send_off(self, pid: int, number: int) -> None:
         if self.options.seccomp or pid not in self._inside:
             self._send(pid, number)
             return
@@ -285,12 +293,13 @@ class Tracer:
         _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
         self._resume(self._go, pid)
 
-    def _map_first(self, pid: int, number: int) -> None:
-        """Make the thread's call an mmap for the code; at its end the code is written and the thread sent there."""
-        saved = list(self._registers)
+    def _map(self, pid: int, address: int, size: int, after: Callable[[int, int], None]) -> None:
+        """Make the thread's call an mmap of executable memory; then its registers are as before, and `after` is called
+        with where it is, or minus an errno."""
+        saved = tuple(self._registers)
         registers = self._registers
         registers[_ORIG_RAX] = registers[_RAX] = _MMAP
-        registers[_RDI], registers[_RSI], registers[_RDX] = BASE, self.options.size, 5  # PROT_READ | PROT_EXEC
+        registers[_RDI], registers[_RSI], registers[_RDX] = address, size, 5  # PROT_READ | PROT_EXEC
         registers[_R10], registers[_R8], registers[_R9] = 0x22, 0xFFFFFFFFFFFFFFFF, 0  # MAP_PRIVATE | MAP_ANONYMOUS
 
         def mapped(at: int) -> None:
@@ -302,18 +311,57 @@ class Tracer:
                 return
             for place, word in enumerate(saved):
                 registers[place] = word
-            head = _ptrace(k.PTRACE_PEEKDATA, at, BASE, 0) & 0xFFFFFFFFFFFFFFFF
-            if head != self._head and not (found == BASE and self._write(at, BASE, self.options.code)):
-                registers[_RAX] = -errno.ENOMEM & 0xFFFFFFFFFFFFFFFF
-                registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
-                _ptrace(k.PTRACE_SETREGS, at, 0, self._address)
-                self._resume(self._go, at)
-                return
-            self._divert(at, number)
+            after(at, found)
 
         _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
         self._inside[pid] = mapped
         self._resume(k.PTRACE_SYSCALL, pid)
+
+    def _fill(self, pid: int, found: int, number: int) -> None:
+        """Write the code where it has been mapped, and send the thread there; ENOMEM where that is not possible."""
+        head = _ptrace(k.PTRACE_PEEKDATA, pid, BASE, 0) & 0xFFFFFFFFFFFFFFFF
+        if head == self._head or (found == BASE and self._write(pid, BASE, self.options.code)):
+            self._send_off(pid, number)
+            return
+        self._registers[_RAX] = -errno.ENOMEM & 0xFFFFFFFFFFFFFFFF
+        self._registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
+        _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
+        self._resume(self._go, pid)
+
+    def _is_hot(self, pid: int, number: int, site: int) -> bool:
+        """Whether a call site is worth changing, and can be: `mov $NUMBER,%eax; syscall` in a process of one thread.
+
+        A thread that runs while its code is being written may see half of it.
+        """
+        hits = self._hits.setdefault(pid, {})
+        hits[site] = hits.get(site, 0) + 1
+        if hits[site] != _HITS_TO_PATCH:
+            return False
+        before = (_ptrace(k.PTRACE_PEEKDATA, pid, site - 1, 0) & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+        if before[1:] != b"\xb8" + pack("<I", number) + b"\x0f\x05" or before[0] & 0xF0 == 0x40:
+            return False  # behind a REX prefix it would be another register
+        try:
+            return len(os.listdir(f"/proc/{pid}/task")) == 1
+        except OSError:
+            return False
+
+    def _patch(self, pid: int, found: int, number: int, site: int) -> None:
+        """Have the call site jump to a stub at `found`, which calls the code: the next time nothing stops here.
+
+        The jump takes the place of the mov alone. The syscall stays, for who is between the two.
+        """
+        if 0 < found < 1 << 47 and abs(found - site) < 0x7FFF0000:
+            stub = b"\x48\x8d\x64\x24\x80\xb8" + pack("<I", number)  # lea -128(%rsp),%rsp; mov $number,%eax
+            stub += (
+                b"\x49\xbb" + pack("<Q", BASE + emulations.CALLED) + b"\x41\xff\xd3"
+            )  # movabs $code,%r11; call *%r11
+            stub += b"\x48\x8d\xa4\x24\x80\x00\x00\x00\xe9"  # lea 128(%rsp),%rsp; jmp behind the syscall
+            stub += pack("<i", site + 7 - (found + len(stub) + 4))
+            if self._write(pid, found, stub):
+                word = (_ptrace(k.PTRACE_PEEKDATA, pid, site, 0) & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+                jump = b"\xe9" + pack("<i", found - (site + 5))
+                _ptrace(k.PTRACE_POKEDATA, pid, site, unpack_from("<Q", jump + word[5:])[0])
+        self._send_off(pid, number)
 
     def _write(self, pid: int, address: int, data: bytes) -> bool:
         data += bytes(-len(data) % 8)
@@ -331,6 +379,7 @@ class Tracer:
             except ProcessLookupError:
                 pass
             return self._go
+        self._hits.pop(pid, None)
         former = _event_message(pid)  # the thread that made the call, where it was not the first
         if former and former != pid:
             self._forget(former)
