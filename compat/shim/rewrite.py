@@ -24,6 +24,7 @@ _STEP_BACK = bytes.fromhex("488da424 80000000")  # lea 128(%rsp),%rsp
 # __restore_rt: unwinders know a signal's frame by these very bytes, and its entry begins a byte before it
 _SIGRETURN = bytes.fromhex("48c7c00f000000")  # mov $15,%rax
 _FUNCTION_LIMIT = 1 << 20
+_FARTHEST = 1 << 30  # a jump reaches twice that
 ANY_CALL = -1
 
 
@@ -167,8 +168,10 @@ def rewrite(elf: ElfFile, bits: int, code: bytes) -> Rewritten | None:
     """
     if elf.bits != 64 or elf.machine != EM_X86_64:
         raise Unexpected(f"{elf.name}: a file for {elf.machine_name}, not for x86_64")
-    text = _Text(elf)
     affected = emulations.calls(bits)
+    if not affected:
+        return None
+    text = _Text(elf)
     sites = text.sites()
     wanted = [site for site in sites if site.number in affected or site.number == ANY_CALL]
     check = _version_check(text) if bits >> 2 & 1 else None
@@ -309,6 +312,8 @@ class _Image:
         if last.memory_size > 64 << 20 or last.memory_size < last.file_size:
             raise Unexpected(f"{elf.name}: a writable segment of {last.memory_size} bytes")
         self.new_address = _page_up(last.address + last.memory_size)
+        if self.new_address > _FARTHEST:
+            raise Unexpected(f"{elf.name}: it reaches to {self.new_address:#x}")
 
     def build(self, text: bytes, text_segment: Segment, body: bytes) -> bytes:
         out = bytearray(self.elf.data)
