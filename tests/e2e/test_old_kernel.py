@@ -1,0 +1,137 @@
+"""joey on a kernel that answers like 2.6.32, from the host kit alone: probe, plan, run, limits, today's programs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .oldkernel import PROGRAMS, SUITES, TOP, blocks, boot, bundle, debian, native, needs_vm
+
+pytestmark = [*needs_vm, pytest.mark.timeout(1500)]
+
+WAYS = ("rewritten-libc", "tracer")
+TRACERS = """
+tracers() { for pid in $(ls /proc | grep '^[0-9]'); do grep -q '^Name:.joey-tracer' /proc/$pid/status && echo $pid; done 2>/dev/null; }
+start() { joey run --detach --force glibc=tracer -b /b $1 >/tmp/$1 2>&1; until grep -q up /tmp/$1; do sleep 0.1; done; }
+ended() { for i in $(seq 200); do joey state $1 | grep -q stopped && break; sleep 0.1; done; joey delete $1 && echo "$1 has ended"; }
+start one; joey kill one TERM; ended one; tail -1 /tmp/one
+start two; set -- $(tracers); echo "tracer and guard: $#"; kill -9 $1; ended two
+start three; set -- $(tracers); kill -9 $2; sleep 1; set -- $(tracers); echo "guard again: $#"; joey delete --force three
+sleep 1; echo "tracers left: $(tracers | wc -l), containers left: $(joey list -q | wc -l)"
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("suite", SUITES)
+def test_todays_programs_print_what_they_print_on_todays_kernel(suite: str, way: str, tmp_path: Path) -> None:
+    root = debian(suite)
+    expected = blocks(native(root, tmp_path))
+    assert len(expected) == 12, expected
+    mounts = (
+        'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})\n'
+        'c["linux"]["resources"]["memory"] = {"limit": 700 << 20}'
+    )
+    job = (
+        bundle("bash", "/programs/programs.sh", change=mounts)
+        + f"exec joey run --force glibc={way} --bundle /b programs\n"
+    )
+    status, output = boot(tmp_path, job, f"{root}=/rootfs", f"{PROGRAMS}=/programs", timeout=1400)
+    got = blocks(output)
+    for name, text in expected.items():
+        assert got.get(name) == text, f"{suite}, {way}: {name}\n{output[-3000:]}"
+    assert status == 0
+
+
+def test_probe_plan_run_and_limits(tmp_path: Path) -> None:
+    """A memory limit kills by a v1 hierarchy that joey mounted itself; what is lost is told."""
+    eat = "x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096])); print('ate')"
+    change = 'c["linux"]["resources"]["memory"] = {"limit": 64 << 20}'
+    job = (
+        "uname -r; ls /proc/self/ns /sys/fs/cgroup 2>&1; joey probe >/tmp/report; tail -1 /tmp/report\n"
+        + bundle("python3", "-c", eat, change=change)
+        + "joey plan -b /b | grep -E '^ +(glibc|cgroup.memory) '\n"
+        'joey run -b /b eater; echo "status $?"\n'
+        "sed -i 's/300 << 20/3 << 20/' /b/config.json; joey run -b /b eater; echo \"status $?\"\n"
+        "ls /run/joey; grep -c joey /proc/mounts\n"
+    )
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
+    assert status == 0, output
+    lines = output.splitlines()
+    assert lines[0].startswith("2.6.32")
+    assert "ls: /proc/self/ns: No such file or directory" in lines
+    assert any(line.split()[:2] == ["glibc", "rewritten-libc"] for line in lines if line.strip())
+    assert "v1-own-mount" in output
+    assert "the C library can't be replaced from inside" in output
+    assert lines.index("status 137") < lines.index("ate") < lines.index("status 0")
+
+
+def test_the_end_of_a_tracer_is_the_end_of_its_container(tmp_path: Path) -> None:
+    """A container ends in order under a tracer, and when its tracer is killed; nothing stays."""
+    job = bundle("sh", "-c", "trap 'echo ended; exit 3' TERM; echo up; while :; do sleep 0.1; done") + TRACERS
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
+    assert status == 0, output
+    assert output.splitlines() == [
+        "one has ended", "ended", "tracer and guard: 2", "two has ended", "guard again: 2",
+        "tracers left: 0, containers left: 0",
+    ]  # fmt: skip
+
+
+def test_storms_under_both_ways(tmp_path: Path) -> None:
+    mounts = 'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})'
+    job = bundle("python3", "/programs/storm.py", change=mounts)
+    for way in WAYS:
+        job += f"echo '## {way}'; joey run --force glibc={way} -b /b storm 2>/dev/null; echo \"status $?\"\n"
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs", f"{PROGRAMS}=/programs")
+    assert status == 0, output
+    _, first, second = output.split("## ")
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+    assert first.splitlines()[-1] == "status 0"
+    assert "threads 4000 64000" in first
+    assert first.count("stopped 0 goes on True") == 3
+
+
+def test_musl_and_static_programs_need_nothing(tmp_path: Path) -> None:
+    """The kit in a root file system, which is of musl; and busybox, which is static."""
+    python = "import os, threading; print(len(os.urandom(4)), len(os.listdir('/')) > 5, threading.active_count())"
+    job = "mkdir -p /m/dev /m/proc /m/sys /m/tmp /m/bin /m/opt; cp -r /opt/joey /m/opt/kit; cp /bin/busybox /m/bin/sh\n"
+    job += bundle("/bin/sh", "-c", f'echo from busybox; exec /opt/kit/bin/python3 -c "{python}"', root="/m")
+    job += "joey plan -b /b | grep -c glibc; joey check /m; joey run -b /b musl\n"
+    status, output = boot(tmp_path, job)
+    assert status == 0, output
+    assert "from busybox\n4 True 1\n" in output
+    assert "no glibc for x86-64" in output
+    assert ": runs\n" in output
+
+
+def test_the_kit_runs_from_anywhere(tmp_path: Path) -> None:
+    python = "import ssl, ctypes, zlib, hashlib; print(ssl.OPENSSL_VERSION, hashlib.sha256(b'').hexdigest()[:8])"
+    job = (
+        "mkdir -p '/a b/c'; cp -r /opt/joey '/a b/c/kit'; ln -s '/a b/c/kit/bin/joey' /usr/bin/j; rm -rf /opt/joey; cd /\n"
+        f"j --version; '/a b/c/kit/bin/python3' -c \"{python}\"\n"
+        "cd '/a b/c/kit' && sha256sum -c SHA256SUMS >/dev/null && echo whole; bin/busybox true && echo busybox\n"
+    )
+    status, output = boot(tmp_path, job)
+    assert status == 0, output
+    lines = output.splitlines()
+    assert lines[0].startswith("joey version")
+    assert lines[2].startswith("OpenSSL 3")
+    assert lines[2].endswith("e3b0c442")
+    assert lines[3:] == ["whole", "busybox"]
+
+
+def test_a_machine_without_a_kernel_or_a_job_says_so(tmp_path: Path) -> None:
+    import subprocess
+
+    none = tmp_path / "none"
+    done = subprocess.run(
+        [TOP / "tools" / "vm", "--kernel", none, "--", "true"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"no kernel at {none}" in done.stderr
+    done = subprocess.run([TOP / "tools" / "vm", "--timeout", "15", "--retries", "0", "--", "sleep", "100"], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 124
+    assert "the time is over" in done.stderr
+    assert shutil.which("qemu-system-x86_64")
