@@ -28,6 +28,7 @@ LOADER = "/lib64/ld-linux-x86-64.so.2"
 _LIBRARY_FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
 _LIBRARIES = ("libc.so.6", "libpthread.so.0")
 _LARGEST_LIBRARY = 64 << 20
+_LARGEST_PROGRAM = 256 << 20
 KEPT = 64  # rewritten files; the oldest go first
 
 # glibc 2.26 is the first without a way of its own for kernels before 3.2
@@ -244,7 +245,7 @@ def _find(root: Root, word: str, env: list[str], cwd: str) -> tuple[str, bytes] 
         folders = [f"{folder}/" for folder in search.split(":") if folder]
     for folder in folders:
         try:
-            return _read(root, folder + word, 512 << 20)
+            return _read(root, folder + word, _LARGEST_PROGRAM)
         except (OSError, KernelError, NotElf):
             continue
     return None

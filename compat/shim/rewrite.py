@@ -24,6 +24,7 @@ _STEP_BACK = bytes.fromhex("488da424 80000000")  # lea 128(%rsp),%rsp
 # __restore_rt: unwinders know a signal's frame by these very bytes, and its entry begins a byte before it
 _SIGRETURN = bytes.fromhex("48c7c00f000000")  # mov $15,%rax
 _FUNCTION_LIMIT = 1 << 20
+_MOST_SITES = 10_000  # glibc's has some seven hundred
 _FARTHEST = 1 << 30  # a jump reaches twice that
 ANY_CALL = -1
 
@@ -91,6 +92,8 @@ class _Text:
             if self.code[at - 7 : at] == _SIGRETURN:
                 at = self.code.find(_SYSCALL, at + 1)
                 continue
+            if len(out) > _MOST_SITES:
+                raise Unexpected(f"{self.elf.name}: more than {_MOST_SITES} system calls")
             body = self.function(at)
             places = [place for place, item in enumerate(body) if item.at <= at < item.end]
             if not places:
