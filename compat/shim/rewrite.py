@@ -86,7 +86,7 @@ class _Text:
 
     def sites(self) -> list[Site]:
         """Every system call instruction. Raises Unexpected where one may hide in what could not be decoded."""
-        out = []
+        out: list[Site] = []
         at = self.code.find(_SYSCALL)
         while at >= 0:
             if self.code[at - 7 : at] == _SIGRETURN:
