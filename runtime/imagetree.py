@@ -86,13 +86,12 @@ def read(place: str) -> Tree:
         if (path / "oci-layout").is_file():
             return _image(place, _Folder(path))
         if path.is_dir():
-            root = path / "rootfs"
-            return _folder(place, root if (path / "config.json").is_file() and root.is_dir() else path)
+            return _folder(place, _root_of(path))
         if path.is_file():
             return _image(place, _Archive(path))
     except OSError as error:
         raise JoeyError(f"can't read {place}: {error.strerror}") from None
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise JoeyError(
             f"{place} is not an image that joey can read: {error}",
             "a root file system, a bundle, an OCI image layout, or an archive by `docker save` or `skopeo copy`",
@@ -100,6 +99,15 @@ def read(place: str) -> Tree:
     raise JoeyError(
         f"there is no {place}", "a folder or an archive; fetch an image with: skopeo copy docker://... oci:DIR"
     )
+
+
+def _root_of(folder: Path) -> Path:
+    """The root file system of a bundle; any other folder is one itself."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return folder
+    root = json.loads(config.read_bytes())["root"]["path"]
+    return folder / str(root)
 
 
 def _folder(name: str, root: Path) -> Tree:

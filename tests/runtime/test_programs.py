@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def test_check_of_a_folder(joey: Joey, debian: Path) -> None:
     assert host["mechanisms"] == {"glibc": "rewritten-libc"}
     assert host["verdict"] == "runs with losses"
     assert [row["count"] for row in found["programs"]] == [2]  # the loader is a program too
-    assert check(joey, debian)["hosts"] == found["hosts"]  # a bundle's root file system... is its rootfs
+    assert check(joey, debian)["hosts"] == found["hosts"]  # a bundle is its root file system
 
 
 def layer(*entries: tuple[str, bytes | str | None]) -> bytes:
@@ -222,14 +223,15 @@ def test_check_of_nothing(joey: Joey, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_check_of_what_podman_saves(joey: Joey, tmp_path: Path, form: str) -> None:
     add_glibc(tmp_path / "root")
-    store = ["podman", "--root", str(tmp_path / "store"), "--runroot", str(tmp_path / "run"), "--storage-driver", "vfs"]
     packed = subprocess.run(
         ["tar", "-C", str(tmp_path / "root"), "-cf", "-", "."], capture_output=True, check=True
     ).stdout
-    subprocess.run([*store, "import", "-", "localhost/image"], input=packed, capture_output=True, check=True)
     image = tmp_path / "image.tar"
-    subprocess.run(
-        [*store, "save", "--format", form, "-o", str(image), "localhost/image"], capture_output=True, check=True
-    )
+    with tempfile.TemporaryDirectory(prefix="jp-") as folder:  # podman's run root is to be a short path
+        store = ["podman", "--root", f"{folder}/s", "--runroot", f"{folder}/r", "--storage-driver", "vfs"]
+        subprocess.run([*store, "import", "-", "localhost/image"], input=packed, capture_output=True, check=True)
+        subprocess.run(
+            [*store, "save", "--format", form, "-o", image, "localhost/image"], capture_output=True, check=True
+        )
     found = check(joey, image)
     assert found["hosts"][0]["mechanisms"] == {"glibc": "rewritten-libc"}
