@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from struct import pack
@@ -119,7 +120,12 @@ def _regset(request: int, kind: int) -> Callable[[int], Answer]:
     def action(pid: int) -> Answer:
         buffer = ctypes.create_string_buffer(4096)
         vector = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), 4096)
-        check("ptrace", k.PTRACE_GETREGSET, pid, kind, ctypes.addressof(vector))
+        try:
+            check("ptrace", k.PTRACE_GETREGSET, pid, kind, ctypes.addressof(vector))
+        except KernelError as error:
+            if error.errno == errno.EIO:  # what ptrace answers to a request it does not know
+                raise Answered("absent", "EIO") from None
+            raise
         if request == k.PTRACE_SETREGSET:
             check("ptrace", request, pid, kind, ctypes.addressof(vector))
         return f"{vector[1]} bytes"
