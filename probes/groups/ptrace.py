@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 from collections.abc import Callable
 from struct import pack
@@ -116,16 +115,23 @@ for _name, (_value, _cost) in _OPTIONS.items():
     GROUP.probe(f"ptrace.{_name}", f"PTRACE_SETOPTIONS({_name})", _cost)(_traced(_option(_value)))
 
 
+def _eio_is_absent(action: Callable[[int], Answer]) -> Callable[[int], Answer]:
+    def inner(pid: int) -> Answer:
+        try:
+            return action(pid)
+        except KernelError as error:
+            if error.errno == 5:
+                raise Answered("absent", "EIO") from None
+            raise
+
+    return inner
+
+
 def _regset(request: int, kind: int) -> Callable[[int], Answer]:
     def action(pid: int) -> Answer:
         buffer = ctypes.create_string_buffer(4096)
         vector = (ctypes.c_ulong * 2)(ctypes.addressof(buffer), 4096)
-        try:
-            check("ptrace", k.PTRACE_GETREGSET, pid, kind, ctypes.addressof(vector))
-        except KernelError as error:
-            if error.errno == errno.EIO:  # what ptrace answers to a request it does not know
-                raise Answered("absent", "EIO") from None
-            raise
+        check("ptrace", k.PTRACE_GETREGSET, pid, kind, ctypes.addressof(vector))
         if request == k.PTRACE_SETREGSET:
             check("ptrace", request, pid, kind, ctypes.addressof(vector))
         return f"{vector[1]} bytes"
@@ -138,7 +144,9 @@ for _name, _request, _kind, _call in (
     ("setregset", k.PTRACE_SETREGSET, k.NT_PRSTATUS, "PTRACE_SETREGSET(NT_PRSTATUS)"),
     ("xstate", k.PTRACE_GETREGSET, k.NT_X86_XSTATE, "PTRACE_GETREGSET(NT_X86_XSTATE)"),
 ):
-    GROUP.probe(f"ptrace.{_name}", _call, "registers by PTRACE_GETREGS")(_traced(_regset(_request, _kind)))
+    GROUP.probe(f"ptrace.{_name}", _call, "registers by PTRACE_GETREGS")(
+        _traced(_eio_is_absent(_regset(_request, _kind)))
+    )
 
 
 @GROUP.probe("ptrace.seize", "PTRACE_SEIZE (Linux 3.4)", "group stops look like signals")
@@ -167,18 +175,6 @@ def _peek_siginfo(pid: int) -> Answer:
 def _syscall_info(pid: int) -> Answer:
     buffer = ctypes.create_string_buffer(88)
     return check("ptrace", k.PTRACE_GET_SYSCALL_INFO, pid, 88, ctypes.addressof(buffer))
-
-
-def _eio_is_absent(action: Callable[[int], Answer]) -> Callable[[int], Answer]:
-    def inner(pid: int) -> Answer:
-        try:
-            return action(pid)
-        except KernelError as error:
-            if error.errno == 5:
-                raise Answered("absent", "EIO") from None
-            raise
-
-    return inner
 
 
 GROUP.probe("ptrace.peeksiginfo", "PTRACE_PEEKSIGINFO (Linux 3.10)", "no CRIU")(_traced(_eio_is_absent(_peek_siginfo)))
