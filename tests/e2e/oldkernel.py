@@ -15,7 +15,7 @@ import pytest
 TOP = Path(__file__).parent.parent.parent
 PROGRAMS = Path(__file__).parent / "programs"
 PACKAGES = ("bash python3 perl git openssl ca-certificates nginx-light openssh-server openssh-client sqlite3 rsync "
-            "postgresql procps strace xz-utils nodejs").split()  # fmt: skip
+            "postgresql procps strace xz-utils nodejs busybox-static shfmt").split()  # fmt: skip
 SUITES = {"bullseye": "glibc 2.31", "bookworm": "glibc 2.36", "trixie": "glibc 2.41"}
 CAPABILITIES = ("CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD "
                 "AUDIT_WRITE SETFCAP").split()  # fmt: skip

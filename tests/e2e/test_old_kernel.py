@@ -92,6 +92,29 @@ def test_storms_under_both_ways(tmp_path: Path) -> None:
     assert first.count("stopped 0 goes on True") == 3
 
 
+@pytest.mark.parametrize("suite", ["bullseye", "bookworm"])
+def test_static_programs(suite: str, tmp_path: Path) -> None:
+    """A Go program needs nothing. A static one of glibc 2.31 refuses the kernel, is seen to, and is traced; 2.36's starts."""
+    go = "printf 'if true;then\\necho hi;fi\\n' | exec shfmt"
+    job = bundle("bash", "-c", go) + "joey run -b /b go 2>/dev/null\n"
+    job += bundle("/bin/busybox", "sh", "-c", "uname -r; echo $((6 * 7))") + (
+        'chroot /rootfs /bin/busybox true; echo "bare: $?"; joey plan -b /b | grep static-program; joey run -b /b box 2>/dev/null\n'
+    )
+    status, output = boot(tmp_path, job, f"{debian(suite)}=/rootfs")
+    assert status == 0, output
+    assert output.startswith("if true; then\n\techo hi\nfi\n")
+    rest = output.split("fi\n", 1)[1].splitlines()
+    if suite == "bullseye":
+        assert rest[0] == "FATAL: kernel too old"
+        assert rest[1] != "bare: 0"
+        assert rest[2].split()[:2] == ["static-program", "tracer"]
+        assert rest[-2].startswith("3.17.0+2.6.32")
+    else:
+        assert rest[0] == "bare: 0"
+        assert rest[-2].startswith("2.6.32")
+    assert rest[-1] == "42"
+
+
 def test_musl_and_static_programs_need_nothing(tmp_path: Path) -> None:
     """The kit in a root file system, which is of musl; and busybox, which is static."""
     python = "import os, threading; print(len(os.urandom(4)), len(os.listdir('/')) > 5, threading.active_count())"
