@@ -96,8 +96,8 @@ def add_libraries(root: Path, file: Path) -> None:
 
 
 def kernel(folder: Path) -> Path:
-    """$JOEY_TEST_KERNEL, or Debian's cloud kernel from its package."""
-    if given := os.environ.get("JOEY_TEST_KERNEL"):
+    """$JOEY_TEST_DEBIAN_KERNEL, or Debian's cloud kernel from its package."""
+    if given := os.environ.get("JOEY_TEST_DEBIAN_KERNEL"):
         return Path(given)
     return debian_kernel(folder)
 

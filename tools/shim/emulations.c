@@ -63,6 +63,7 @@ __asm__(
     ".globl config\n"
     "config: .fill 72, 1, 0\n"
     "1:\n"
+    "pushfq\n cld\n"
     "push %rdi\n push %rsi\n push %rdx\n push %r8\n push %r9\n push %r10\n push %rbp\n"
     "mov %rsp, %rbp\n"
     "and $-16, %rsp\n"
@@ -72,6 +73,7 @@ __asm__(
     "call emulate\n"
     "mov %rbp, %rsp\n"
     "pop %rbp\n pop %r10\n pop %r9\n pop %r8\n pop %rdx\n pop %rsi\n pop %rdi\n"
+    "popfq\n"
     "ret\n"
     ".text\n");
 extern const volatile struct config config __attribute__((visibility("hidden")));
@@ -97,13 +99,13 @@ static __attribute__((noinline)) long call(long number, u64 a, u64 b, u64 c, u64
 enum {
     READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3, FSTAT = 5, MMAP = 9, MUNMAP = 11, PREAD = 17, PWRITE = 18, GETPID = 39,
     ACCEPT = 43, SENDMSG = 46, RECVMSG = 47, EXECVE = 59, UNAME = 63, FCNTL = 72, FCHOWN = 93, GETRLIMIT = 97,
-    GETUID = 102, GETGID = 104, GETEUID = 107, GETEGID = 108, SYSCTL = 156, SETRLIMIT = 160, SYNC = 162, GETDENTS = 217,
+    GETUID = 102, GETGID = 104, GETEUID = 107, GETEGID = 108, SYSCTL = 156, SETRLIMIT = 160, FCHMOD = 91, LSEEK = 8, GETTID = 186, SYNC = 162, GETDENTS = 217,
     CLOCK_GETTIME = 228, CLOCK_NANOSLEEP = 230, OPENAT = 257, FCHOWNAT = 260, NEWFSTATAT = 262, UNLINKAT = 263,
     RENAMEAT = 264, LINKAT = 265, FACCESSAT = 269, UNSHARE = 272, EPOLL_PWAIT = 281, TIMERFD_CREATE = 283,
 };
 enum {
     ENOENT = 2, EINTR = 4, EBADF = 9, EAGAIN = 11, EACCES = 13, EEXIST = 17, EISDIR = 21, EINVAL = 22, ENOSYS = 38,
-    EPERM = 1, ELOOP = 40, EOPNOTSUPP = 95, ENAMETOOLONG = 36, EXDEV = 18,
+    EPERM = 1, ENXIO = 6, ELOOP = 40, EOPNOTSUPP = 95, ENAMETOOLONG = 36, EXDEV = 18,
 };
 enum {
     AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, AT_EACCESS = 0x200, AT_SYMLINK_FOLLOW = 0x400,
@@ -137,12 +139,26 @@ static char *put_number(char *out, u64 number, u32 base)
     return out;
 }
 
-/* The name of descriptor `fd` in /proc, at `out` (32 bytes); the end. */
+static char *put_text(char *out, const char *text)
+{
+    while ((*out = *text++)) out++;
+    return out;
+}
+
+enum { NAME = 48 };
+
+/* The folder of this thread's descriptors in /proc, at `out` (NAME bytes); the end. Threads may have tables of their own. */
+static char *fd_folder(char *out)
+{
+    out = put_number(put_text(out, "/proc/self/task/"), CALL(GETTID, 0, 0, 0, 0), 10);
+    return put_text(out, "/fd");
+}
+
 static char *fd_name(char *out, int fd)
 {
-    static const char prefix[] = "/proc/self/fd/";
-    for (int place = 0; place < 14; place++) out[place] = prefix[place];
-    return put_number(out + 14, (u32)fd, 10);
+    out = fd_folder(out);
+    *out++ = '/';
+    return put_number(out, (u32)fd, 10);
 }
 
 static u64 ticks(void)
@@ -189,7 +205,8 @@ static __attribute__((noinline)) long open_path(int folder, const char *path, u3
     /* not for a device to be touched, nor for a pipe to wait */
     u32 kept = (flags & (O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) | O_NONBLOCK | O_NOCTTY;
     long fd = CALL(OPENAT, folder, path, kept, 0);
-    if (fd == -ELOOP && flags & O_NOFOLLOW) return -EOPNOTSUPP; /* a link can't be held; chmod asks and copes */
+    /* a link, a socket, what may not be read can't be held; chmod without following links asks, and copes */
+    if (flags & O_NOFOLLOW && (fd == -ELOOP || fd == -ENXIO || fd == -EACCES || fd == -EPERM)) return -EOPNOTSUPP;
     return fd;
 }
 
@@ -213,12 +230,13 @@ static long open_at(int folder, const char *path, u32 flags, u32 mode)
 
 static long prlimit(u32 pid, u32 resource, const void *new, void *old)
 {
-    if (pid && pid != (u32)CALL(GETPID, 0, 0, 0, 0)) return -ENOSYS;
-    if (old) {
-        long result = CALL(GETRLIMIT, resource, old, 0, 0);
-        if (result || !new) return result;
-    }
-    return new ? CALL(SETRLIMIT, resource, new, 0, 0) : 0;
+    u64 wanted[2] = {0, 0}, found[2];
+    if (pid && pid != (u32)CALL(GETPID, 0, 0, 0, 0) && pid != (u32)CALL(GETTID, 0, 0, 0, 0)) return -ENOSYS;
+    if (new) wanted[0] = ((const u64 *)new)[0], wanted[1] = ((const u64 *)new)[1]; /* the two may be the same */
+    long result = CALL(GETRLIMIT, resource, found, 0, 0);
+    if (!result && new) result = CALL(SETRLIMIT, resource, wanted, 0, 0);
+    if (!result && old) ((u64 *)old)[0] = found[0], ((u64 *)old)[1] = found[1];
+    return result;
 }
 
 /* Without a descriptor to spare: sysctl(2) gives random UUIDs, of whose 16 bytes two are not wholly random. */
@@ -250,7 +268,7 @@ static int is_urandom(int fd)
 {
     struct stat found;
     long result = CALL(FSTAT, fd, &found, 0, 0);
-    if (result == -EACCES || result == -EPERM) return 1; /* only a filter says so (OpenSSH's does): trust the number */
+    if (result == -EACCES && fd == kept_at[0]) return 1; /* only a filter says so (OpenSSH's does): trust the number */
     return !result && (found.mode & 0170000) == 0020000 && found.rdev == 0x109;
 }
 
@@ -264,7 +282,7 @@ static int kept_urandom(void)
 
 static __attribute__((noinline)) long change_root(const char *path)
 {
-    long fd = CALL(OPEN, "/dev/urandom", O_CLOEXEC, 0, 0), kept = -1;
+    long fd = kept_urandom() >= 0 ? -1 : CALL(OPEN, "/dev/urandom", O_CLOEXEC, 0, 0), kept = -1;
     if (fd >= 0) {
         for (int place = 0; place < KEPT && kept < 0; place++) {
             kept = CALL(FCNTL, fd, 1030, kept_at[place], 0); /* F_DUPFD_CLOEXEC */
@@ -306,10 +324,19 @@ static __attribute__((noinline)) long rename_at(int from, const char *old, int t
 {
     if (!flags) return CALL(RENAMEAT, from, old, to, new);
     if (flags != 1) return -EINVAL; /* as a file system says that can't exchange */
-    long result = call6(LINKAT, from, (u64)old, to, (u64)new, 0, 0);
-    if (!result) return CALL(UNLINKAT, from, old, 0, 0);
-    if (result != -EPERM) return result;
-    struct stat found; /* a folder, or no hard links here: then what comes between is replaced */
+    struct stat found;
+    long result = CALL(NEWFSTATAT, from, old, &found, AT_SYMLINK_NOFOLLOW);
+    if (result) return result;
+    if ((found.mode & 0170000) != 0040000) {
+        result = call6(LINKAT, from, (u64)old, to, (u64)new, 0, 0);
+        if (!result) {
+            result = CALL(UNLINKAT, from, old, 0, 0);
+            if (result) CALL(UNLINKAT, to, new, 0, 0); /* not ours to move */
+            return result;
+        }
+        if (result != -EPERM) return result;
+    }
+    /* a folder, or no hard links here: then what comes between is replaced */
     result = CALL(NEWFSTATAT, to, new, &found, AT_SYMLINK_NOFOLLOW);
     if (!result) return -EEXIST;
     return result == -ENOENT ? CALL(RENAMEAT, from, old, to, new) : result;
@@ -325,6 +352,7 @@ static __attribute__((noinline)) long memory_file(u32 flags)
         if (folder < 0) continue;
         result = nameless_file(folder, how, mode);
         CALL(CLOSE, folder, 0, 0, 0);
+        if (result >= 0) CALL(FCHMOD, result, mode, 0, 0); /* whatever the umask */
         if (result >= 0) return result;
     }
     return result;
@@ -371,13 +399,16 @@ static __attribute__((noinline)) long may_access(int folder, const char *path, u
     int same = user == CALL(GETUID, 0, 0, 0, 0) && CALL(GETEGID, 0, 0, 0, 0) == CALL(GETGID, 0, 0, 0, 0);
     if (same) flags &= ~AT_EACCESS;
     if (flags & AT_EMPTY_PATH && !is_empty(path)) flags &= ~AT_EMPTY_PATH;
+    long result;
     if (!flags) return CALL(FACCESSAT, folder, path, mode, 0);
     if (!(flags & AT_EACCESS) && flags & AT_EMPTY_PATH && folder != AT_FDCWD) {
-        char name[32];
+        char name[NAME];
+        result = CALL(FSTAT, folder, &found, 0, 0);
+        if (result) return result;
         fd_name(name, folder);
         return CALL(FACCESSAT, AT_FDCWD, name, mode, 0);
     }
-    long result = stat_at(folder, path, &found, flags & ~AT_EACCESS);
+    result = stat_at(folder, path, &found, flags & ~AT_EACCESS);
     if (result || !mode) return result;
     if ((found.mode & 0170000) == 0120000) return 0; /* a link's own mode allows everything */
     if (!(flags & AT_EACCESS)) return CALL(FACCESSAT, folder, path, mode, 0);
@@ -399,6 +430,7 @@ static __attribute__((noinline)) long copy_range(int from, long *from_at, int to
 {
     enum { CHUNK = 1 << 16, MOST = 1 << 24 };
     struct stat found;
+    u64 inode = 0, device = 0;
     if (flags) return -EINVAL;
     for (int place = 0; place < 2; place++) {
         long result = CALL(FSTAT, place ? to : from, &found, 0, 0);
@@ -406,7 +438,15 @@ static __attribute__((noinline)) long copy_range(int from, long *from_at, int to
         u32 kind = found.mode & 0170000;
         if (kind == 0040000) return -EISDIR;
         if (kind != 0100000) return -EINVAL;
+        if (place && found.ino == inode && found.dev == device) {
+            long first = from_at ? *from_at : CALL(LSEEK, from, 0, 1, 0), second = to_at ? *to_at : CALL(LSEEK, to, 0, 1, 0);
+            long apart = first < second ? second - first : first - second;
+            if (apart < 0 || (u64)apart < length) return -EINVAL; /* they overlap */
+        }
+        inode = found.ino, device = found.dev;
     }
+    long how = CALL(FCNTL, to, 3, 0, 0); /* F_GETFL */
+    if (!(how & 3) || how & 02000) return -EBADF; /* not for writing, or O_APPEND */
     long buffer = call6(MMAP, 0, CHUNK, 3, 0x22, -1, 0);
     if (buffer < 0 && buffer > -4096) return buffer;
     if (length > MOST) length = MOST;
@@ -425,7 +465,7 @@ static __attribute__((noinline)) long copy_range(int from, long *from_at, int to
             if (to_at) *to_at += result;
         }
         if (from_at) *from_at += written;
-        else if (written < got) CALL(8, from, (long)(written - got), 1, 0); /* lseek back over what did not fit */
+        else if (written < got) CALL(LSEEK, from, (long)(written - got), 1, 0); /* lseek back over what did not fit */
         done += written;
         if (result <= 0) break;
     }
@@ -445,7 +485,9 @@ static __attribute__((noinline)) long close_range(u32 first, u32 last, u32 flags
         long result = CALL(UNSHARE, 0x400, 0, 0, 0);
         if (result) return result;
     }
-    long list = CALL(OPEN, "/proc/self/fd", O_DIRECTORY | O_CLOEXEC, 0, 0);
+    char name[NAME];
+    fd_folder(name);
+    long list = CALL(OPEN, name, O_DIRECTORY | O_CLOEXEC, 0, 0);
     if (list < 0) {
         u64 limit[2] = {1024, 0};
         CALL(GETRLIMIT, 7, limit, 0, 0);
@@ -519,10 +561,15 @@ static __attribute__((noinline)) long execute_at(int folder, const char *path, u
 {
     enum { SIZE = 8192 };
     struct stat found;
-    char name[32];
+    char name[NAME];
     if (flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) return -EINVAL;
+    if (is_empty(path) && !(flags & AT_EMPTY_PATH)) return -ENOENT;
+    if (folder != AT_FDCWD && *path != '/') {
+        long result = CALL(FSTAT, folder, &found, 0, 0);
+        if (result) return result;
+    }
     if (is_empty(path)) {
-        if (!(flags & AT_EMPTY_PATH)) return -ENOENT;
+        if (folder == AT_FDCWD) return -EACCES; /* a folder */
         fd_name(name, folder);
         return CALL(EXECVE, name, argv, envp, 0);
     }
@@ -543,7 +590,7 @@ static __attribute__((noinline)) long execute_at(int folder, const char *path, u
 
 static __attribute__((noinline)) long by_name(long number, const u64 *arg)
 {
-    char name[32];
+    char name[NAME];
     if (number == FCHOWNAT) {
         if ((int)arg[0] == AT_FDCWD) return call6(FCHOWNAT, AT_FDCWD, (u64)".", arg[2], arg[3], 0, 0);
         return CALL(FCHOWN, arg[0], arg[2], arg[3], 0);
@@ -570,7 +617,10 @@ __attribute__((used, visibility("hidden"))) long emulate(long number, const u64 
     }
     case FCHOWNAT:
     case LINKAT:
-        if (missing & EMPTY_PATH && arg[4] & AT_EMPTY_PATH && is_empty((const char *)arg[1])) return by_name(number, arg);
+        if (missing & EMPTY_PATH && arg[4] & AT_EMPTY_PATH) {
+            if (is_empty((const char *)arg[1])) return by_name(number, arg);
+            return call6(number, arg[0], arg[1], arg[2], arg[3], arg[4] & ~AT_EMPTY_PATH, 0);
+        }
         break;
     case CLOCK_GETTIME:
     case CLOCK_NANOSLEEP:
