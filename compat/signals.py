@@ -44,6 +44,16 @@ def restore_for_exec(mask: frozenset[int]) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
+def block_child_signal() -> None:
+    """Keep SIGCHLD for `wait_for_child`."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGCHLD,))
+
+
+def wait_for_child(seconds: float) -> None:
+    """Return when a child may have changed, or after a time."""
+    _signal.sigtimedwait((_signal.SIGCHLD,), seconds)
+
+
 def ignore_ends() -> None:
     """Go on whatever asks this process to end, but for SIGKILL."""
     for number in (1, 2, 3, 15):

@@ -17,10 +17,10 @@ import os
 import time
 from struct import pack, unpack_from
 
-from .. import cdata, files
+from .. import cdata, files, signals
 from .. import constants as k
 from ..errors import JoeyError, KernelError
-from ..process import close_all_but
+from ..process import close_all_but, start_time
 from . import emulations
 
 TYPE_CHECKING = False
@@ -35,13 +35,14 @@ _STOPPING = frozenset((19, 20, 21, 22))
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_SECCOMP, _EVENT_STOP = 1, 2, 3, 4, 7, 128
 _PEEKUSER, _LISTEN, _INTERRUPT, _GETEVENTMSG = 3, 0x4208, 0x4207, 0x4201
 # words of struct user_regs_struct, <sys/user.h>
-_RCX, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP, _CS = 11, 10, 12, 13, 14, 15, 16, 17
+_RBX, _RCX, _RAX, _RDX, _RSI, _RDI, _ORIG_RAX, _RIP, _CS, _RSP = 5, 11, 10, 12, 13, 14, 15, 16, 17, 19
 _R8, _R9, _R10 = 9, 8, 7
 _REGISTERS = 27
 _CS_32BIT = 0x23
 _MMAP, _GETPID = 9, 39
 _CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
 _HITS_TO_PATCH = 3
+_REACH = 1 << 28
 _SYSCALL_INSTRUCTION = 0x050F
 _AT_SYSINFO_EHDR = 33
 _GROUP_STOP_POLL = 0.02  # seconds
@@ -82,6 +83,7 @@ class Tracer:
         # a thread that is inside a call, and what to do at its end
         self._inside: dict[int, Callable[[int], None] | None] = {}
         self._known: set[int] = set()
+        self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
         self._guard = 0
         self._guard_pipe = -1
@@ -113,6 +115,7 @@ class Tracer:
 
     def run(self) -> None:
         """Trace until no tracee is left."""
+        signals.block_child_signal()
         try:
             self._run()
         finally:
@@ -139,7 +142,7 @@ class Tracer:
                     ptrace(go, pid, 0, 0)
             elif pid == 0:
                 self._look_at_stopped()
-                time.sleep(_GROUP_STOP_POLL)
+                signals.wait_for_child(_GROUP_STOP_POLL)
             elif status & 0x7F == 0x7F:
                 self._stop(pid, status)
             else:
@@ -155,6 +158,7 @@ class Tracer:
         self._known.discard(pid)
         self._inside.pop(pid, None)
         self._hits.pop(pid, None)
+        self._unborn.discard(pid)
         self._stopped.discard(pid)
         self._tell_guard(-pid)
 
@@ -211,9 +215,14 @@ class Tracer:
                 self._add(pid)
                 if kind in _STOPPING:
                     request = _LISTEN
-        elif pid not in self._known:
-            self._add(pid)  # a new thread or process; its first stop is the kernel's SIGSTOP
-            signal = 0 if kind == _SIGSTOP else kind
+        elif pid not in self._known or (kind == _SIGSTOP and pid in self._unborn):
+            # a new thread or process: the kernel's SIGSTOP comes, and perhaps another signal before it
+            self._add(pid)
+            if kind == _SIGSTOP:
+                self._unborn.discard(pid)
+            else:
+                self._unborn.add(pid)
+                signal = kind
         else:
             signal = kind
             if kind in _STOPPING and not self.options.seize and not self._is_signal(pid):
@@ -230,9 +239,11 @@ class Tracer:
         return _ptrace(k.PTRACE_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0
 
     def _look_at_stopped(self) -> None:
-        """Let those in a group stop go on whose process got a SIGCONT: for a tracee it stays pending."""
-        for pid in list(self._stopped):
-            if _is_pending(pid, _SIGCONT):
+        """Let those in a group stop go on whose process got a SIGCONT: it stays pending until the first takes it."""
+        found = {pid: _status(pid) for pid in self._stopped}
+        going = {group for group, continues in found.values() if continues}
+        for pid, (group, _) in found.items():
+            if group in going:
                 self._stopped.discard(pid)
                 self._resume(self._go, pid)
 
@@ -266,7 +277,8 @@ class Tracer:
             return
         if self._is_hot(pid, number, self._registers[_RIP] - 7):
             site = self._registers[_RIP] - 7
-            self._map(pid, 0, _PAGE, lambda at, found: self._patch(at, found, number, site))
+            near = (site & -_PAGE) + (_REACH if site < 2 * _REACH else -_REACH)  # where a jump of 32 bits gets to
+            self._map(pid, near, _PAGE, lambda at, found: self._patch(at, found, number, site))
             return
         self._send_off(pid, number)
 
@@ -323,8 +335,13 @@ class Tracer:
         if head == self._head or (found == BASE and self._write(pid, BASE, self.options.code)):
             self._send_off(pid, number)
             return
-        self._registers[_RAX] = -errno.ENOMEM & 0xFFFFFFFFFFFFFFFF
-        self._registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
+        registers = self._registers
+        if 0 < found < 1 << 47 and found != BASE:
+            registers[_RIP] -= 2  # another thread is mapping it: this one makes its call again
+            registers[_RAX] = number
+        else:
+            registers[_RAX] = -errno.ENOMEM & 0xFFFFFFFFFFFFFFFF
+        registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
         _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
         self._resume(self._go, pid)
 
@@ -373,12 +390,8 @@ class Tracer:
     def _exec(self, pid: int) -> int:
         """A new program: other threads are gone; a 32-bit one is refused; the vDSO tells another version."""
         if _ptrace(_PEEKUSER, pid, _CS * 8, 0) == _CS_32BIT:
-            _say(pid, f"joey: {_program(pid)}: a 32-bit program can't run under the tracer")
-            try:
-                os.kill(pid, _SIGKILL)
-            except ProcessLookupError:
-                pass
-            return self._go
+            self._inside[pid] = self._refuse
+            return k.PTRACE_SYSCALL
         self._hits.pop(pid, None)
         former = _event_message(pid)  # the thread that made the call, where it was not the first
         if former and former != pid:
@@ -388,6 +401,8 @@ class Tracer:
                 self._forget(other)
         if not self.options.seccomp:
             self._inside[pid] = None
+        else:
+            self._inside.pop(pid, None)
         if self._vdso_note:
             base = _auxiliary(pid, _AT_SYSINFO_EHDR)
             if base:
@@ -396,6 +411,27 @@ class Tracer:
                 word = word & 0xFFFFFFFF00000000 | emulations.VERSION_CODE
                 _ptrace(k.PTRACE_POKEDATA, pid, address, word)
         return self._go
+
+    def _refuse(self, pid: int) -> None:
+        """At the end of the exec of a 32-bit program: have it say so itself, by its own rights, and kill it."""
+        text = f"joey: {_program(pid)}: a 32-bit program can't run under the tracer\n".encode("utf-8", "replace")
+        registers = self._registers
+        _ptrace(k.PTRACE_GETREGS, pid, 0, self._address)
+        stack = registers[_RSP] - 8192 & ~7
+        code = _ptrace(k.PTRACE_PEEKDATA, pid, registers[_RIP], 0) & 0xFFFFFFFFFFFF0000 | 0x80CD  # int $0x80
+        if self._write(pid, stack, text) and _ptrace(k.PTRACE_POKEDATA, pid, registers[_RIP], code) == 0:
+            registers[_RAX], registers[_RBX], registers[_RCX], registers[_RDX] = 4, 2, stack, len(text)  # write(2)
+            registers[_ORIG_RAX] = 0xFFFFFFFFFFFFFFFF
+            _ptrace(k.PTRACE_SETREGS, pid, 0, self._address)
+            self._inside[pid] = self._say_and_end
+            self._resume(k.PTRACE_SYSCALL, pid)
+        else:
+            _kill(pid)
+
+    def _say_and_end(self, pid: int) -> None:
+        """The write has begun: its end is the program's."""
+        self._inside[pid] = _kill
+        self._resume(k.PTRACE_SYSCALL, pid)
 
     def _must(self, request: int, pid: int, address: int, data: int) -> None:
         if _ptrace(request, pid, address, data) < 0:
@@ -408,7 +444,14 @@ def _event_message(pid: int) -> int:
 
 
 def _guard(pipe: int, tracees: set[int]) -> None:
-    """Kill what is still traced when the tracer's end of the pipe closes."""
+    """Kill what is still traced when the tracer's end of the pipe closes.
+
+    The first process goes first: where it is the first of a pid namespace, all in there go with it. Others are looked
+    for in the sessions that a tracee leads too, for one may have forked meanwhile. A pid that is somebody else's by now
+    is left alone.
+    """
+    first = min(tracees, default=0)
+    born = {pid: start_time(pid) for pid in tracees}
     held = b""
     while data := os.read(pipe, 4096):
         held += data
@@ -416,28 +459,53 @@ def _guard(pipe: int, tracees: set[int]) -> None:
         for at in range(0, whole, 4):
             number = unpack_from("<i", held, at)[0]
             if number > 0:
-                tracees.add(number)
+                born[number] = start_time(number)
+                first = first or number
             else:
-                tracees.discard(-number)
+                born.pop(-number, None)
         held = held[whole:]
-    for _ in range(3):  # a fork may be under way
-        for pid in tracees:
-            try:
-                os.kill(pid, _SIGKILL)
-            except ProcessLookupError:
-                continue
+    sessions = {_session(pid) for pid in born} & set(born)  # theirs: one that began outside is not
+    for pid in sorted(born, key=lambda pid: pid != first):
+        if start_time(pid) == born[pid]:
+            _kill(pid)
+    for _ in range(20):
+        left = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) in sessions]
+        if not left:
+            return
+        for pid in left:
+            _kill(pid)
         time.sleep(0.01)
 
 
-def _is_pending(pid: int, signal: int) -> bool:
+def _session(pid: int) -> int:
+    """The session of a process that could be a tracee's; 0 for others. Source: proc(5), stat."""
+    try:
+        fields = files.read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    except (OSError, ValueError, JoeyError):
+        return 0
+    return 0 if fields[0] in ("Z", "X") else int(fields[3])
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, _SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _status(pid: int) -> tuple[int, bool]:
+    """The process a thread belongs to, and whether a SIGCONT is pending for it. One that has ended goes on."""
+    group, pending = 0, False
     try:
         text = files.read_text(f"/proc/{pid}/status")
     except (OSError, JoeyError):
-        return True  # it has ended
+        return pid, True
     for line in text.splitlines():
-        if line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> signal - 1 & 1:
-            return True
-    return False
+        if line.startswith("Tgid:"):
+            group = int(line.split()[1])
+        elif line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> _SIGCONT - 1 & 1:
+            pending = True
+    return group, pending
 
 
 def _auxiliary(pid: int, kind: int) -> int:
@@ -493,17 +561,3 @@ def _program(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return f"process {pid}"
-
-
-def _say(pid: int, text: str) -> None:
-    """Write a line to a tracee's standard error."""
-    try:
-        fd = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_APPEND)
-    except OSError:
-        return
-    try:
-        os.write(fd, text.encode("utf-8", "replace") + b"\n")
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
