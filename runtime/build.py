@@ -158,10 +158,8 @@ def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
 
 def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
     """Each rewritten library: its place in the root, its file in the cache, and the file this container gets."""
-    bounding = (bundle.process.get("capabilities") or {}).get("bounding") or []
-    own = "CAP_SYS_ADMIN" in bounding
     return [
-        (path, cached, f"{state.folder}/library-{number}" if own else cached)
+        (path, cached, f"{state.folder}/library-{number}")
         for number, (path, cached) in enumerate(bundle.rewritten.items())
     ]
 
@@ -172,8 +170,8 @@ def _parent_steps(
     cgroup = state.cgroup
     out = cgroup_steps(bundle, plan, state)
     if plan.mechanism("glibc") == "rewritten-libc":
-        copies = [(cached, file) for _, cached, file in library_files(bundle, state) if file != cached]
-        out += [libraries.CopyLibraries(copies)] if copies else []
+        copies = [(cached, file) for _, cached, file in library_files(bundle, state)]
+        out.append(libraries.CopyLibraries(copies))
     out += [*before, clone, parent.RecordPid(state, clone)]
     out += oom_steps(bundle, clone)
     if bundle.creates("user"):

@@ -8,6 +8,7 @@ from typing import IO, Any
 from ..compat.shim.elffile import EM_X86_64, PT_LOAD, ElfFile, NotElf
 
 _KEPT = re.compile(r"(^|/)(ld-[^/]*\.so(\.\d+)?|libc\.so\.6|libc-2\.\d+\.so|libpthread(-2\.\d+)?\.so(\.0)?)$")
+_LARGEST_KEPT = 16 << 20  # a C library has two
 _NUMBERED_CALL = re.compile(rb"\xb8(..\x00\x00)\x0f\x05", re.DOTALL)  # mov $NR,%eax; syscall
 _GO = b"\xff Go buildinf:"
 _GLIBC = re.compile(rb"GNU C Library [^\n]{0,80}? version (\d+\.\d+)")
@@ -60,7 +61,7 @@ class Facts:
         )
         self.calls = frozenset(int.from_bytes(match[1], "little") for match in _NUMBERED_CALL.finditer(text))
         self.vsyscall = elf.machine == EM_X86_64 and bool(_VSYSCALL.search(text))
-        self.data = elf.data if _KEPT.search(path) else b""
+        self.data = elf.data if _KEPT.search(path) and len(elf.data) <= _LARGEST_KEPT else b""
 
     @property
     def glibc(self) -> str:

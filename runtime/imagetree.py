@@ -20,6 +20,7 @@ from .imagefile import Facts, facts_of
 LARGEST_FILE = 512 << 20
 LARGEST_JSON = 8 << 20
 MOST_ENTRIES = 5_000_000
+MOST_LAYERS = 10_000  # files of an archive around its layers
 _SKIPPED = ("proc", "sys", "dev")
 _OCI_INDEX = "index.json"
 
@@ -141,7 +142,10 @@ class _Folder:
     def open(self, name: str) -> IO[bytes]:
         if ".." in name.split("/") or name.startswith("/"):
             raise ValueError(f"the name {name!r}")
-        return open(self.top / name, "rb")
+        path = self.top / name
+        if path.is_symlink() or not path.is_file():
+            raise ValueError(f"{name} is no file")
+        return open(path, "rb")
 
     def has(self, name: str) -> bool:
         return (self.top / name).is_file()
@@ -152,11 +156,17 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self.tar = tarfile.open(path)  # noqa: SIM115  (lives as long as this object)
-        self.members = {member.name.removeprefix("./"): member for member in self.tar}
+        self.members: dict[str, tarfile.TarInfo] = {}
+        for member in self.tar:
+            if len(self.members) > MOST_LAYERS:
+                raise ValueError(f"more than {MOST_LAYERS} entries")
+            self.members[member.name.removeprefix("./")] = member
 
     def open(self, name: str) -> IO[bytes]:
         member = self.members[name]
-        while member.issym():
+        for _ in range(40):
+            if not member.issym():
+                break
             member = self.members[posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))]
         file = self.tar.extractfile(member)
         if file is None:

@@ -126,6 +126,7 @@ def _kept_or_made(library: Library, bits: int, code: bytes) -> tuple[str, int]:
     try:
         for name in os.listdir(folder):
             if (match := counted.match(name)) and _is_ours(f"{folder}/{name}"):
+                os.utime(f"{folder}/{name}")  # the oldest in use go first
                 return f"{folder}/{name}" if int(match[1]) else "", int(match[1])
     except OSError:
         pass
@@ -145,10 +146,17 @@ def _is_ours(path: str) -> bool:
 
 
 def _drop_oldest(folder: str) -> None:
-    entries = [f"{folder}/{name}" for name in os.listdir(folder)]
-    entries.sort(key=lambda path: os.lstat(path).st_mtime_ns)
-    for path in entries[: max(0, len(entries) - KEPT)]:
-        os.unlink(path)  # mounts of it hold it
+    entries = []
+    for name in os.listdir(folder):
+        try:
+            entries.append((os.lstat(f"{folder}/{name}").st_mtime_ns, f"{folder}/{name}"))
+        except FileNotFoundError:
+            continue  # another joey cleans up too
+    for _, path in sorted(entries)[: max(0, len(entries) - KEPT)]:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
 
 
 def look(rootfs: str, args: list[str], env: list[str], cwd: str = "/") -> Programs:

@@ -125,7 +125,7 @@ class ElfFile:
                         wanted.append(value)
                     elif tag == 5:
                         strings = self.offset(value)
-        except struct.error:
+        except (struct.error, OverflowError):
             raise NotElf(f"{self.name}: an ELF file that is cut short") from None
         return [
             self.data[strings + at : self.data.find(b"\0", strings + at)].decode("utf-8", "surrogateescape")

@@ -24,6 +24,7 @@ _STEP_BACK = bytes.fromhex("488da424 80000000")  # lea 128(%rsp),%rsp
 # __restore_rt: unwinders know a signal's frame by these very bytes, and its entry begins a byte before it
 _SIGRETURN = bytes.fromhex("48c7c00f000000")  # mov $15,%rax
 _FUNCTION_LIMIT = 1 << 20
+_MOST_INSTRUCTIONS = 2_000_000
 _MOST_SITES = 10_000  # glibc's has some seven hundred
 _FARTHEST = 1 << 30  # a jump reaches twice that
 ANY_CALL = -1
@@ -56,6 +57,18 @@ class Rewritten:
         self.version_check = version_check
 
 
+class _Function:
+    """A function's instructions, where each begins, and where its jumps lead. `start` is -1 for none."""
+
+    __slots__ = ("body", "bounds", "start", "targets")
+
+    def __init__(self, start: int, body: list[x86.Instruction]) -> None:
+        self.start = start
+        self.body = body
+        self.bounds = [item.at for item in body]
+        self.targets = {item.target for item in body if item.target >= 0}
+
+
 class _Text:
     """The executable segment of a file, its functions and its system call sites."""
 
@@ -70,19 +83,24 @@ class _Text:
         self.starts = [start - self.base for start in elf.function_starts() if start >= self.base]
         if not self.starts:
             raise Unexpected(f"{elf.name}: no table of functions (.eh_frame_hdr)")
-        self.functions: dict[int, list[x86.Instruction]] = {}
+        self.last = _Function(-1, [])
+        self.decoded = 0
 
-    def function(self, at: int) -> list[x86.Instruction]:
-        """The instructions of the function that contains an offset, as far as they are known."""
+    def function(self, at: int) -> _Function:
+        """The function that contains an offset, as far as it is known. Raises Unexpected where that takes for ever."""
         place = bisect_right(self.starts, at) - 1
-        if place < 0:
-            return []
-        start = self.starts[place]
-        if start not in self.functions:
-            after = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.code)
-            end = min(after, start + _FUNCTION_LIMIT, len(self.code))
-            self.functions[start] = list(x86.instructions(self.code, start, end))
-        return self.functions[start]
+        start = self.starts[place] if place >= 0 else -1
+        if start != self.last.start:
+            body: list[x86.Instruction] = []
+            if start >= 0:
+                after = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.code)
+                end = min(after, start + _FUNCTION_LIMIT, len(self.code))
+                body = list(x86.instructions(self.code, start, end))
+            self.decoded += len(body)
+            if self.decoded > _MOST_INSTRUCTIONS:
+                raise Unexpected(f"{self.elf.name}: more than {_MOST_INSTRUCTIONS} instructions around system calls")
+            self.last = _Function(start, body)
+        return self.last
 
     def sites(self) -> list[Site]:
         """Every system call instruction. Raises Unexpected where one may hide in what could not be decoded."""
@@ -94,18 +112,18 @@ class _Text:
                 continue
             if len(out) > _MOST_SITES:
                 raise Unexpected(f"{self.elf.name}: more than {_MOST_SITES} system calls")
-            body = self.function(at)
-            places = [place for place, item in enumerate(body) if item.at <= at < item.end]
-            if not places:
+            function = self.function(at)
+            place = bisect_right(function.bounds, at) - 1
+            if place < 0 or at >= function.body[place].end:
                 raise Unexpected(f"{self.elf.name}: the code at {at + self.base:#x} could not be decoded")
-            if body[places[0]].at == at:
-                out.append(self._site(body, places[0]))
+            if function.body[place].at == at:
+                out.append(self._site(function, place))
             at = self.code.find(_SYSCALL, at + 1)
         return out
 
-    def _site(self, body: list[x86.Instruction], place: int) -> Site:
+    def _site(self, function: _Function, place: int) -> Site:
         """The site with the straight piece of code around it: entered only at its start."""
-        targets = {item.target for item in body if item.target >= 0}
+        body, targets = function.body, function.targets
         first = place
         while first > 0 and body[first].at not in targets and body[first - 1].target < 0 and place - first < 24:
             first -= 1
@@ -115,9 +133,9 @@ class _Text:
             if body[last].target >= 0:
                 break
         block = body[first : last + 1]
-        return Site(body[place].at, self._number(body, first, place, targets), block)
+        return Site(body[place].at, self._number(body, first, place), block)
 
-    def _number(self, body: list[x86.Instruction], first: int, place: int, targets: set[int]) -> int:
+    def _number(self, body: list[x86.Instruction], first: int, place: int) -> int:
         """What eax holds, where the straight piece of code says so."""
         for item in reversed(body[first:place]):
             raw = self.code[item.at : item.end]
@@ -282,9 +300,8 @@ def _version_check(text: _Text) -> tuple[int, int] | None:
         found = re.search(rb"\x3d\xff(..)\x00", tail, re.DOTALL)
         if not found or not 0x206 <= int.from_bytes(found[1], "little") <= 0x700:
             continue
-        body = text.function(match.start())
-        bounds = {item.at for item in body}
-        targets = {item.target for item in body}
+        function = text.function(match.start())
+        bounds, targets = set(function.bounds), function.targets
         inside = range(match.start() + 1, match.start() + 5)
         if match.start() in bounds and match.end() + found.start() in bounds and targets.isdisjoint(inside):
             return match.start(), 5

@@ -1,4 +1,4 @@
-"""Rewritten files of the C library, for a container that could change them for others."""
+"""Rewritten files of the C library, one container's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from . import Step
 
 
 class CopyLibraries(Step):
-    """Give the container files of its own: with CAP_SYS_ADMIN it could make a read-only mount writable again."""
+    """Give the container files of its own: whoever has CAP_SYS_ADMIN in it, by `exec` perhaps, can make a read-only
+    mount writable again, and must not reach what other containers run."""
 
     __slots__ = ("copies",)
 
