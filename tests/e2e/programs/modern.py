@@ -152,6 +152,21 @@ def newer_calls():
         buffer = ctypes.create_string_buffer(256)
         print(libc.syscall(332, -100, f"{folder}/two".encode(), 0, 0x7FF, buffer), int.from_bytes(buffer[40:48], "little"))
         print(libc.syscall(439, -100, f"{folder}/two".encode(), 4, 0x200))
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkdir(f"{folder}/p")
+        print(libc.syscall(316, -100, f"{folder}/p/".encode(), -100, f"{folder}/q/".encode(), 1), os.listdir(folder))
+        print(libc.syscall(316, -100, f"{folder}/none".encode(), -100, f"{folder}/r".encode(), 1), ctypes.get_errno())
+    limit = (ctypes.c_ulong * 2)(4096, 4096)
+    print(libc.prlimit(0, resource.RLIMIT_CORE, limit, limit), resource.getrlimit(resource.RLIMIT_CORE), libc.prlimit(0, 99, None, None))
+    if os.geteuid() == 0:
+        pid = os.fork()
+        if pid == 0:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(20):
+                os.chroot("/")
+            print("descriptors", len(os.listdir("/proc/self/fd")) - before <= 1, len(os.getrandom(3)), flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
     epoll = select.epoll()
     print(libc.syscall(441, epoll.fileno(), buffer, 4, (ctypes.c_long * 2)(0, 1000000), None, 8))
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

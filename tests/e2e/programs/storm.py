@@ -84,6 +84,21 @@ def stops():
         print("stopped", len(quiet), "goes on", child.stdout.readline() != b"")
     child.kill()
     print("killed", child.wait())
+    code = """import os, threading, time
+def tick(n):
+    while True: os.write(1, b"%d\\n" % n); time.sleep(0.02)
+[threading.Thread(target=tick, args=(n,)).start() for n in range(4)]"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    for _ in range(3):
+        while {child.stdout.readline() for _ in range(100)} < {b"0\n", b"1\n", b"2\n", b"3\n"}:
+            pass
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        time.sleep(0.1)
+        os.kill(child.pid, signal.SIGCONT)
+    print("all threads go on", len({child.stdout.readline() for _ in range(200)}))
+    child.kill()
+    child.wait()
 
 
 def executions():
