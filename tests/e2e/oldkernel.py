@@ -15,7 +15,8 @@ import pytest
 TOP = Path(__file__).parent.parent.parent
 PROGRAMS = Path(__file__).parent / "programs"
 PACKAGES = ("bash python3 perl git openssl ca-certificates nginx-light openssh-server openssh-client sqlite3 rsync "
-            "postgresql procps strace xz-utils nodejs busybox-static shfmt").split()  # fmt: skip
+            "postgresql procps strace xz-utils nodejs").split()  # fmt: skip
+STATIC = {"bullseye": ["busybox-static"], "bookworm": ["busybox-static", "shfmt"]}
 SUITES = {"bullseye": "glibc 2.31", "bookworm": "glibc 2.36", "trixie": "glibc 2.41"}
 CAPABILITIES = ("CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD "
                 "AUDIT_WRITE SETFCAP").split()  # fmt: skip
@@ -45,12 +46,20 @@ END
 """
 
 
-def debian(suite: str) -> Path:
+def debian(suite: str, packages: tuple[str, ...] | list[str] = PACKAGES) -> Path:
     """A Debian root file system with the programs of the test; made once, not to be written to."""
     done = subprocess.run(
-        [TOP / "tools" / "debian-root", suite, *PACKAGES], stdout=subprocess.PIPE, text=True, check=True
+        [TOP / "tools" / "debian-root", suite, *packages], stdout=subprocess.PIPE, text=True, check=True
     )
     return Path(done.stdout.strip())
+
+
+def prepare() -> None:
+    """Make what takes long before the tests, whose time is limited."""
+    for suite in SUITES:
+        debian(suite)
+    for suite, packages in STATIC.items():
+        debian(suite, packages)
 
 
 def bundle(*args: str, change: str = "", root: str = "/rootfs") -> str:
