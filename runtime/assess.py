@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compat.shim import emulations
+from ..compat.shim import emulations, glibc
+from ..compat.shim.glibc import Library
 from ..compat.syscalls import X86_64
 from ..probes.plan import Need, Plan, plan
 from ..probes.report import KernelReport
 from .imagefile import Facts
 from .imagetree import Tree
-from .programs import FIRST_UNFIT, LOADER, Library, lacking, rewritten
+from .programs import lacking, rewritten
 
-_LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib")
 _NAMES = {number: name for name, number in X86_64.items()}
 _EXAMPLES = 3
 RUNS, LOSES, REFUSED = "runs", "runs with losses", "does not run"
@@ -42,33 +42,25 @@ class Verdict:
 
 def glibc_of(tree: Tree) -> tuple[tuple[int, int] | None, list[Library]]:
     """The version of the tree's glibc for x86-64, and its files; None where there is none."""
-    loader = tree.get(LOADER)
-    if loader is None or not loader.data:
-        return None, []
-    where = tree.resolve(LOADER)
-    found, version = {where: Library("/" + where, loader.data)}, None
-    for folder in dict.fromkeys((where.rpartition("/")[0], *_LIBRARY_FOLDERS)):
-        for name in ("libc.so.6", "libpthread.so.0"):
-            path = tree.resolve(f"{folder}/{name}")
-            facts = tree.files.get(path)
-            if facts is None or not facts.data or facts.machine != "x86_64" or facts.bits != 64:
-                continue
-            found.setdefault(path, Library("/" + path, facts.data))
-            if name == "libc.so.6" and facts.glibc:
-                major, minor = facts.glibc.split(".")
-                version = int(major), int(minor)
-    return (version, list(found.values())) if version else (None, [])
+
+    def get(path: str) -> Library | None:
+        place = tree.resolve(path)
+        facts = tree.files.get(place)
+        fits = facts is not None and facts.data and facts.machine == "x86_64" and facts.bits == 64
+        return Library("/" + place, facts.data) if facts is not None and fits else None
+
+    return glibc.find(get)
 
 
 def assess(tree: Tree, report: KernelReport, policy: str) -> Verdict:
     """The verdict for one host."""
     files = list(tree.files.values())
-    glibc, libraries = glibc_of(tree)
+    version, libraries = glibc_of(tree)
     missing = lacking(report)
     needs, findings = [], dict(report.findings)
-    if glibc and glibc >= FIRST_UNFIT and any(item.vital for item in missing):
+    if version and version >= glibc.FIRST_UNFIT and any(item.vital for item in missing):
         needs.append(Need("glibc", "the C library"))
-        findings["image.glibc"], _ = rewritten(libraries, glibc, missing, report)
+        findings["image.glibc"], _ = rewritten(libraries, version, missing, report)
     if any(facts.checks_kernel for facts in files) and report.lacks("uname.release"):
         needs.append(Need("static-program", "static programs"))
     extended = KernelReport(findings, report.key, report.machine, report.joey, report.seconds)
@@ -78,7 +70,7 @@ def assess(tree: Tree, report: KernelReport, policy: str) -> Verdict:
     notes: list[str] = []
     _machines(files, report, reasons, notes)
     _vsyscall(files, report, reasons)
-    _abi(files, glibc, missing, losses)
+    _abi(files, version, missing, losses)
     _calls(files, report, missing, made, losses, notes)
     traced = any(choice.mechanism.startswith("tracer") for choice in made.choices.values())
     if traced and (narrow := [facts for facts in files if facts.kind == "program" and facts.bits == 32]):
@@ -106,10 +98,10 @@ def _vsyscall(files: list[Facts], report: KernelReport, reasons: list[str]) -> N
 
 
 def _abi(
-    files: list[Facts], glibc: tuple[int, int] | None, missing: list[emulations.Emulation], losses: list[str]
+    files: list[Facts], version: tuple[int, int] | None, missing: list[emulations.Emulation], losses: list[str]
 ) -> None:
     """Loaders up to glibc 2.35 refuse libraries whose ABI note names a later kernel than they are told."""
-    if glibc is None or glibc >= (2, 36) or not any(item.name == "release" for item in missing):
+    if version is None or version >= (2, 36) or not any(item.name == "release" for item in missing):
         return
     later = [facts for facts in files if facts.abi and facts.abi > emulations.RELEASE]
     if later:

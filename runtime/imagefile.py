@@ -6,12 +6,12 @@ import re
 from typing import IO, Any
 
 from ..compat.shim.elffile import EM_X86_64, PT_LOAD, ElfFile, NotElf
+from ..compat.shim.glibc import REFUSAL
 
 _KEPT = re.compile(r"(^|/)(ld-[^/]*\.so(\.\d+)?|libc\.so\.6|libc-2\.\d+\.so|libpthread(-2\.\d+)?\.so(\.0)?)$")
 _LARGEST_KEPT = 16 << 20  # a C library has two
 _NUMBERED_CALL = re.compile(rb"\xb8(..\x00\x00)\x0f\x05", re.DOTALL)  # mov $NR,%eax; syscall
 _GO = b"\xff Go buildinf:"
-_GLIBC = re.compile(rb"GNU C Library [^\n]{0,80}? version (\d+\.\d+)")
 # mov $0xffffffffff600N00,%reg: gettimeofday, time and getcpu in the vsyscall page
 _VSYSCALL = re.compile(rb"\xc7[\xc0-\xc7]\x00[\x00\x04\x08]\x60\xff", re.DOTALL)
 
@@ -53,7 +53,7 @@ class Facts:
         ):
             self.kind = "program"  # static and position-independent
         static = self.kind == "program" and not self.library
-        self.checks_kernel = static and b"FATAL: kernel too old" in elf.data
+        self.checks_kernel = static and REFUSAL in elf.data
         text = (
             b"".join(elf.content(part) for part in elf.of_kind(PT_LOAD) if part.flags & 1)
             if elf.machine == EM_X86_64
@@ -62,12 +62,6 @@ class Facts:
         self.calls = frozenset(int.from_bytes(match[1], "little") for match in _NUMBERED_CALL.finditer(text))
         self.vsyscall = elf.machine == EM_X86_64 and bool(_VSYSCALL.search(text))
         self.data = elf.data if _KEPT.search(path) and len(elf.data) <= _LARGEST_KEPT else b""
-
-    @property
-    def glibc(self) -> str:
-        """glibc's version, of libc.so.6 itself; else ""."""
-        match = _GLIBC.search(self.data)
-        return match[1].decode() if match else ""
 
 
 def facts_of(path: str, read: Any) -> Facts | None:

@@ -14,8 +14,9 @@ from _blake2 import blake2b
 from ..compat import files
 from ..compat.errors import JoeyError, KernelError
 from ..compat.rootpath import Root
-from ..compat.shim import emulations, tracer
+from ..compat.shim import emulations, glibc, tracer
 from ..compat.shim.elffile import EM_X86_64, ElfFile, NotElf, read_open
+from ..compat.shim.glibc import Library
 from ..probes.cache import directory
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
@@ -24,27 +25,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .bundle import Bundle
 
-LOADER = "/lib64/ld-linux-x86-64.so.2"
-_LIBRARY_FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
-_LIBRARIES = ("libc.so.6", "libpthread.so.0")
 _LARGEST_LIBRARY = 64 << 20
 _LARGEST_PROGRAM = 256 << 20
 KEPT = 64  # rewritten files; the oldest go first
-
-# glibc 2.26 is the first without a way of its own for kernels before 3.2
-FIRST_UNFIT = (2, 26)
-_GLIBC_VERSION = re.compile(rb"GNU C Library [^\n]{0,80}? version (\d+)\.(\d+)")
-_CHECKS_KERNEL = b"FATAL: kernel too old"
-
-
-class Library:
-    """A file of the C library. `path` is where it is in the root, no link left; `data` its content."""
-
-    __slots__ = ("data", "path")
-
-    def __init__(self, path: str, data: bytes) -> None:
-        self.path = path
-        self.data = data
 
 
 class Programs:
@@ -53,9 +36,9 @@ class Programs:
     __slots__ = ("glibc", "libraries", "program", "program_path")
 
     def __init__(
-        self, glibc: tuple[int, int] | None, libraries: list[Library], program: ElfFile | None, program_path: str
+        self, version: tuple[int, int] | None, libraries: list[Library], program: ElfFile | None, program_path: str
     ) -> None:
-        self.glibc = glibc
+        self.glibc = version
         self.libraries = libraries
         self.program = program
         self.program_path = program_path
@@ -63,7 +46,7 @@ class Programs:
     @property
     def checks_kernel(self) -> bool:
         """Whether the program is static and refuses kernels that are too old for it."""
-        return self.program is not None and not self.program.is_dynamic and _CHECKS_KERNEL in self.program.data
+        return self.program is not None and not self.program.is_dynamic and glibc.REFUSAL in self.program.data
 
 
 def tracer_options(report: KernelReport, mechanism: str) -> tracer.Options:
@@ -90,7 +73,7 @@ def with_programs(report: KernelReport, bundle: Bundle) -> tuple[KernelReport, l
     found = look(bundle.rootfs, bundle.process["args"], bundle.process.get("env") or [], bundle.process["cwd"])
     needs = []
     findings = dict(report.findings)
-    if found.glibc and found.glibc >= FIRST_UNFIT:
+    if found.glibc and found.glibc >= glibc.FIRST_UNFIT:
         needs.append(Need("glibc", "root.path"))
         findings["image.glibc"], bundle.rewritten = rewritten(found.libraries, found.glibc, missing, report)
     if found.checks_kernel:
@@ -99,10 +82,10 @@ def with_programs(report: KernelReport, bundle: Bundle) -> tuple[KernelReport, l
 
 
 def rewritten(
-    libraries: list[Library], glibc: tuple[int, int], missing: list[emulations.Emulation], report: KernelReport
+    libraries: list[Library], version: tuple[int, int], missing: list[emulations.Emulation], report: KernelReport
 ) -> tuple[Finding, dict[str, str]]:
     """Rewrite the C library, or fetch it from the cache; whether that is possible, and path -> file to put there."""
-    call = f"rewriting glibc {glibc[0]}.{glibc[1]}"
+    call = f"rewriting glibc {version[0]}.{version[1]}"
     bits = emulations.mask(missing)
     code = emulations.code_for(bits, report.machine.get("release", ""))
     out, counts = {}, []
@@ -168,28 +151,11 @@ def look(rootfs: str, args: list[str], env: list[str], cwd: str = "/") -> Progra
         return Programs(None, [], None, "")
     try:
         program_path, program = _program(root, args, env, cwd)
-        loader = program.interpreter if program and program.interpreter else LOADER
-        libraries, glibc = _c_library(root, loader)
-        return Programs(glibc, libraries, program, program_path)
+        loader = program.interpreter if program and program.interpreter else glibc.LOADER
+        version, libraries = glibc.find(lambda path: _library(root, path), loader)
+        return Programs(version, libraries, program, program_path)
     finally:
         root.close()
-
-
-def _c_library(root: Root, loader: str) -> tuple[list[Library], tuple[int, int] | None]:
-    """glibc's files for x86-64, each once, and its version; none where the loader is not glibc's."""
-    first = _library(root, loader) or _library(root, LOADER)
-    if first is None:
-        return [], None
-    found, version = [first], None
-    for folder in dict.fromkeys((first.path.rpartition("/")[0], *_LIBRARY_FOLDERS)):
-        for name in _LIBRARIES:
-            library = _library(root, f"{folder}/{name}")
-            if library is None or any(library.path == known.path for known in found):
-                continue
-            found.append(library)
-            if name == "libc.so.6" and (match := _GLIBC_VERSION.search(library.data)):
-                version = int(match[1]), int(match[2])
-    return (found, version) if version else ([], None)
 
 
 def _library(root: Root, path: str) -> Library | None:

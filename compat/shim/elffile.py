@@ -132,8 +132,8 @@ class ElfFile:
             for at in wanted
         ]
 
-    def notes(self) -> list[tuple[str, int, bytes]]:
-        """Owner, type and content of every note."""
+    def notes(self) -> list[tuple[str, int, bytes, int]]:
+        """Owner, type and content of every note, and how far into the file the content is."""
         out = []
         for segment in self.of_kind(PT_NOTE):
             data, at = self.content(segment), 0
@@ -143,13 +143,13 @@ class ElfFile:
                     break
                 name = data[at + 12 : at + 12 + name_size].rstrip(b"\0").decode("ascii", "replace")
                 at += 12 + (name_size + 3 & ~3)
-                out.append((name, kind, data[at : at + size]))
+                out.append((name, kind, data[at : at + size], segment.offset + at))
                 at += size + 3 & ~3
         return out
 
     def abi_kernel(self) -> tuple[int, int, int] | None:
         """The oldest kernel its ABI note names, e.g. (3, 2, 0)."""
-        for name, kind, content in self.notes():
+        for name, kind, content, _ in self.notes():
             if name == "GNU" and kind == _NT_GNU_ABI_TAG and len(content) >= 16:
                 system, major, minor, patch = unpack_from("<IIII", content)
                 if system == 0:

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from struct import pack, pack_into
 
 from ..errors import JoeyError
-from . import emulations, x86
+from . import emulations, glibc, x86
 from .elffile import EM_X86_64, PT_GNU_PROPERTY, PT_LOAD, PT_NOTE, ElfFile, Segment
 
 PAGE = 4096
@@ -306,7 +306,7 @@ def _version_check(text: _Text) -> tuple[int, int] | None:
         if match.start() in bounds and match.end() + found.start() in bounds and targets.isdisjoint(inside):
             return match.start(), 5
         raise Unexpected(f"{text.elf.name}: the check of the kernel's version is of an unknown shape")
-    if b"FATAL: kernel too old" in text.elf.data:
+    if glibc.REFUSAL in text.elf.data:
         raise Unexpected(f"{text.elf.name}: it checks the kernel's version, and the place was not found")
     return None
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from struct import pack, unpack_from
 
 from .. import cdata, files, signals
 from .. import constants as k
 from ..errors import JoeyError, KernelError
-from ..process import close_all_but, start_time
-from . import emulations
+from ..process import close_all_but
+from . import emulations, guard, vdso
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ _CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
 _HITS_TO_PATCH = 3
 _REACH = 1 << 28
 _SYSCALL_INSTRUCTION = 0x050F
-_AT_SYSINFO_EHDR = 33
 _GROUP_STOP_POLL = 0.02  # seconds
 
 _ptrace = cdata.function("ptrace", cdata.c_long, cdata.c_int, cdata.c_int, cdata.c_ulong, cdata.c_ulong)
@@ -90,7 +88,7 @@ class Tracer:
         self._registers = (cdata.c_ulong * _REGISTERS)()
         self._address = cdata.addressof(self._registers)
         self._head = int.from_bytes(options.code[:8], "little")
-        self._vdso_note = _vdso_version_note() if options.bits >> 2 & 1 else 0
+        self._vdso_note = vdso.version_note() if options.bits >> 2 & 1 else 0
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +183,7 @@ class Tracer:
             try:
                 close_all_but({read_end}, first=0)  # nobody is to wait for the end of a pipe that only a guard holds
                 os.setsid()
-                _guard(read_end, set(self._known))
+                guard.watch(read_end, set(self._known))
             finally:
                 os._exit(0)
         os.close(read_end)
@@ -404,7 +402,7 @@ class Tracer:
         else:
             self._inside.pop(pid, None)
         if self._vdso_note:
-            base = _auxiliary(pid, _AT_SYSINFO_EHDR)
+            base = vdso.base(pid)
             if base:
                 address = base + self._vdso_note
                 word = _ptrace(k.PTRACE_PEEKDATA, pid, address, 0) & 0xFFFFFFFFFFFFFFFF
@@ -426,11 +424,11 @@ class Tracer:
             self._inside[pid] = self._say_and_end
             self._resume(k.PTRACE_SYSCALL, pid)
         else:
-            _kill(pid)
+            guard.kill(pid)
 
     def _say_and_end(self, pid: int) -> None:
         """The write has begun: its end is the program's."""
-        self._inside[pid] = _kill
+        self._inside[pid] = guard.kill
         self._resume(k.PTRACE_SYSCALL, pid)
 
     def _must(self, request: int, pid: int, address: int, data: int) -> None:
@@ -441,56 +439,6 @@ class Tracer:
 def _event_message(pid: int) -> int:
     value = cdata.c_ulong(0)
     return value.value if _ptrace(_GETEVENTMSG, pid, 0, cdata.addressof(value)) == 0 else 0
-
-
-def _guard(pipe: int, tracees: set[int]) -> None:
-    """Kill what is still traced when the tracer's end of the pipe closes.
-
-    The first process goes first: where it is the first of a pid namespace, all in there go with it. Others are looked
-    for in the sessions that a tracee leads too, for one may have forked meanwhile. A pid that is somebody else's by now
-    is left alone.
-    """
-    first = min(tracees, default=0)
-    born = {pid: start_time(pid) for pid in tracees}
-    held = b""
-    while data := os.read(pipe, 4096):
-        held += data
-        whole = len(held) // 4 * 4
-        for at in range(0, whole, 4):
-            number = unpack_from("<i", held, at)[0]
-            if number > 0:
-                born[number] = start_time(number)
-                first = first or number
-            else:
-                born.pop(-number, None)
-        held = held[whole:]
-    sessions = {_session(pid) for pid in born} & set(born)  # theirs: one that began outside is not
-    for pid in sorted(born, key=lambda pid: pid != first):
-        if start_time(pid) == born[pid]:
-            _kill(pid)
-    for _ in range(20):
-        left = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) in sessions]
-        if not left:
-            return
-        for pid in left:
-            _kill(pid)
-        time.sleep(0.01)
-
-
-def _session(pid: int) -> int:
-    """The session of a process that could be a tracee's; 0 for others. Source: proc(5), stat."""
-    try:
-        fields = files.read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    except (OSError, ValueError, JoeyError):
-        return 0
-    return 0 if fields[0] in ("Z", "X") else int(fields[3])
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, _SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _status(pid: int) -> tuple[int, bool]:
@@ -506,54 +454,6 @@ def _status(pid: int) -> tuple[int, bool]:
         elif line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> _SIGCONT - 1 & 1:
             pending = True
     return group, pending
-
-
-def _auxiliary(pid: int, kind: int) -> int:
-    """A value of a process's auxiliary vector; 0 where it has none. Source: getauxval(3)."""
-    try:
-        with open(f"/proc/{pid}/auxv", "rb") as file:
-            data = file.read(4096)
-    except OSError:
-        return 0
-    for at in range(0, len(data) - 15, 16):
-        found, value = unpack_from("<QQ", data, at)
-        if found == kind:
-            return int(value)
-    return 0
-
-
-def _vdso_version_note() -> int:
-    """How far into the vDSO the kernel's version stands, as C libraries look for it; 0 where it has no such note."""
-    base = _auxiliary(os.getpid(), _AT_SYSINFO_EHDR)
-    if not base:
-        return 0
-    from .elffile import ElfFile, NotElf
-
-    try:
-        with open("/proc/self/mem", "rb", buffering=0) as memory:
-            memory.seek(base)
-            content = memory.read(_vdso_size(base))
-        elf = ElfFile(content, "vDSO")
-    except (OSError, NotElf):
-        return 0
-    for segment in elf.of_kind(4):
-        at, end = segment.offset, segment.offset + segment.file_size
-        while at + 12 <= min(end, len(content)):
-            name_size, size, kind = unpack_from("<III", content, at)
-            body = at + 12 + (name_size + 3 & ~3)
-            if kind == 0 and content[at + 12 : at + 12 + name_size].rstrip(b"\0") == b"Linux" and size == 4:
-                return int(body)
-            at = body + (size + 3 & ~3)
-    return 0
-
-
-def _vdso_size(base: int) -> int:
-    with open("/proc/self/maps", encoding="ascii", errors="replace") as file:
-        for line in file:
-            first, _, rest = line.partition("-")
-            if int(first, 16) == base:
-                return min(int(rest.split()[0], 16) - base, 8192)
-    return 0
 
 
 def _program(pid: int) -> str:
