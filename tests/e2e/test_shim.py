@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from joey.compat.shim.tracer import BASE
+
 from ..compat.shim.test_rewrite import TOP, through
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -76,6 +78,47 @@ def test_a_32_bit_program_is_refused_in_words(way: str, tmp_path: Path) -> None:
     done = through(way, "sh", "-c", f"{program}; echo $?", check=False)
     assert done.stdout == "137\n"
     assert "narrow: a 32-bit program can't run under the tracer" in done.stderr
+
+
+FIRST_CALLS = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+enum { THREADS = 8, ROUNDS = 100 };
+static pthread_barrier_t begin, end;
+static int failed;
+static void *work(void *unused) {
+    for (int round = 0; round < ROUNDS; round++) {
+        char random[8];
+        pthread_barrier_wait(&begin);
+        if (syscall(SYS_getrandom, random, 8, 0) != 8) __sync_fetch_and_add(&failed, 1);
+        pthread_barrier_wait(&end);
+    }
+    return unused;
+}
+int main(void) {
+    pthread_t threads[THREADS];
+    pthread_barrier_init(&begin, 0, THREADS + 1);
+    pthread_barrier_init(&end, 0, THREADS + 1);
+    for (int n = 0; n < THREADS; n++) pthread_create(&threads[n], 0, work, 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        munmap((void *)0xBASE, 0x3000); /* as in a process that has just begun */
+        pthread_barrier_wait(&begin);
+        pthread_barrier_wait(&end);
+    }
+    printf("%d failed\n", failed);
+}
+"""
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_first_calls_of_threads_at_once(way: str, tmp_path: Path) -> None:
+    source = tmp_path / "first.c"
+    source.write_text(FIRST_CALLS.replace("BASE", f"{BASE:x}"))
+    subprocess.run(["gcc", "-O1", "-static", "-pthread", "-o", tmp_path / "first", source], check=True)
+    assert through(way, str(tmp_path / "first"), timeout=60).stdout == "0 failed\n"
 
 
 def children_of(pid: int) -> list[int]:
