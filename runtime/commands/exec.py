@@ -16,7 +16,7 @@ from ..needs import copy_needs, exec_needs
 from ..options import Arguments, Command, Option
 from ..state import State
 from .common import container_of
-from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities, seal, trace_if
+from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities, seal, trace_as_chosen
 
 EXEC_FAILED = 255
 
@@ -54,8 +54,7 @@ def _exec(arguments: Arguments, state: State) -> int:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle), arguments)
     seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
-    for feature in ("static-program", "glibc"):
-        trace_if(state.mechanisms.get(feature, ""), bundle)  # as the container is
+    trace_as_chosen(lambda feature: state.mechanisms.get(feature, ""), bundle)  # as the container is
     say_unknown_capabilities(bundle)
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)

@@ -15,6 +15,8 @@ from ..options import Arguments, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ...probes.report import KernelReport
 
 PLAN_OPTIONS = (
@@ -65,17 +67,18 @@ def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
     """The same for this machine, by its cached report; refusals raise PlanRefused."""
     made = plan_container(bundle, arguments, cached_or_probed())
     made.require()
-    trace_if(made.mechanism("static-program"), bundle)
-    trace_if(made.mechanism("glibc"), bundle)
+    trace_as_chosen(made.mechanism, bundle)
     return made
 
 
-def trace_if(mechanism: str, bundle: bundles.Bundle) -> None:
+def trace_as_chosen(mechanism_of: Callable[[str], str], bundle: bundles.Bundle) -> None:
     """Have the bundle's processes traced, where that is the mechanism for its programs."""
-    if mechanism in ("tracer", "tracer-seccomp"):
-        from ..programs import tracer_options
+    for feature in ("static-program", "glibc"):
+        mechanism = mechanism_of(feature)
+        if mechanism in ("tracer", "tracer-seccomp"):
+            from ..programs import tracer_options
 
-        bundle.tracing = tracer_options(cached_or_probed(), mechanism)
+            bundle.tracing = tracer_options(cached_or_probed(), mechanism)
 
 
 def seal(made: Plan, again: bool = True) -> None:
