@@ -11,6 +11,7 @@ import re
 import stat
 from _blake2 import blake2b
 
+from .. import __version__
 from ..compat import files
 from ..compat.errors import JoeyError, KernelError
 from ..compat.rootpath import Root
@@ -102,7 +103,8 @@ def rewritten(
 
 def _kept_or_made(library: Library, bits: int, code: bytes) -> tuple[str, int]:
     """The rewritten file in this user's cache ("" where nothing had to change), and how many sites it changed."""
-    key = blake2b(library.data, digest_size=20, key=blake2b(code + bits.to_bytes(4, "little"), digest_size=32).digest())
+    made_by = f"{__version__} {_rewriters()} {bits} ".encode() + code
+    key = blake2b(library.data, digest_size=20, key=blake2b(made_by, digest_size=32).digest())
     folder = f"{directory()}/shim"
     file = f"{folder}/{key.hexdigest()}"
     counted = re.compile(re.escape(key.hexdigest()) + r"\.(\d+)$")
@@ -121,6 +123,18 @@ def _kept_or_made(library: Library, bits: int, code: bytes) -> tuple[str, int]:
     files.write_atomically(f"{file}.{count}", made.data if made else b"", 0o755)
     _drop_oldest(folder)
     return (f"{file}.{count}" if made else ""), count
+
+
+def _rewriters() -> list[tuple[int, int]]:
+    """Which state of the rewriting code this is: what another made is not taken from the cache."""
+    out = []
+    for name in ("rewrite.py", "x86.py", "elffile.py", "emulations.py"):
+        try:
+            status = os.stat(f"{os.path.dirname(emulations.__file__)}/{name}")
+        except OSError:
+            continue  # not installed as files: the version tells
+        out.append((status.st_mtime_ns, status.st_size))
+    return out
 
 
 def _is_ours(path: str) -> bool:

@@ -72,6 +72,11 @@ def of_mask(bits: int) -> list[Emulation]:
     return [emulation for emulation in EMULATIONS if bits >> emulation.bit & 1]
 
 
+def tells_release(bits: int) -> bool:
+    """Whether programs are told another version of the kernel."""
+    return any(emulation.name == "release" for emulation in of_mask(bits))
+
+
 def calls(bits: int) -> frozenset[int]:
     """The numbers of the calls that a mask changes."""
     return frozenset(number for emulation in of_mask(bits) for number in emulation.calls)

@@ -195,7 +195,7 @@ def rewrite(elf: ElfFile, bits: int, code: bytes) -> Rewritten | None:
     text = _Text(elf)
     sites = text.sites()
     wanted = [site for site in sites if site.number in affected or site.number == ANY_CALL]
-    check = _version_check(text) if bits >> 2 & 1 else None
+    check = _version_check(text) if emulations.tells_release(bits) else None
     if not wanted and check is None:
         return None
     image = _Image(elf)

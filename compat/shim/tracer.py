@@ -88,7 +88,7 @@ class Tracer:
         self._registers = (cdata.c_ulong * _REGISTERS)()
         self._address = cdata.addressof(self._registers)
         self._head = int.from_bytes(options.code[:8], "little")
-        self._vdso_note = vdso.version_note() if options.bits >> 2 & 1 else 0
+        self._vdso_note = vdso.version_note() if emulations.tells_release(options.bits) else 0
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -366,11 +366,11 @@ class Tracer:
         The jump takes the place of the mov alone. The syscall stays, for who is between the two.
         """
         if 0 < found < 1 << 47 and abs(found - site) < 0x7FFF0000:
-            stub = b"\x48\x8d\x64\x24\x80\xb8" + pack("<I", number)  # lea -128(%rsp),%rsp; mov $number,%eax
-            stub += (
-                b"\x49\xbb" + pack("<Q", BASE + emulations.CALLED) + b"\x41\xff\xd3"
-            )  # movabs $code,%r11; call *%r11
-            stub += b"\x48\x8d\xa4\x24\x80\x00\x00\x00\xe9"  # lea 128(%rsp),%rsp; jmp behind the syscall
+            # lea -128(%rsp),%rsp; mov $number,%eax; movabs $code,%r11; call *%r11
+            stub = b"\x48\x8d\x64\x24\x80\xb8" + pack("<I", number)
+            stub += b"\x49\xbb" + pack("<Q", BASE + emulations.CALLED) + b"\x41\xff\xd3"
+            # lea 128(%rsp),%rsp; jmp behind the syscall
+            stub += b"\x48\x8d\xa4\x24\x80\x00\x00\x00\xe9"
             stub += pack("<i", site + 7 - (found + len(stub) + 4))
             if self._write(pid, found, stub):
                 word = (_ptrace(k.PTRACE_PEEKDATA, pid, site, 0) & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
