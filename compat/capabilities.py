@@ -74,9 +74,12 @@ def set(effective: int, permitted: int, inheritable: int) -> None:
 
 
 def limit_bounding(keep: int, highest: int) -> None:
-    """Drop every capability up to `highest` outside `keep` from the bounding set. Linux 2.6.25; per thread for ever."""
+    """Drop every capability up to `highest` outside `keep` from the bounding set. Linux 2.6.25; per thread for ever.
+
+    What is not in it needs no dropping, which takes CAP_SETPCAP.
+    """
     for number in range(highest + 1):
-        if not keep >> number & 1:
+        if not keep >> number & 1 and libc.prctl(PR_CAPBSET_READ, number):
             libc.prctl(PR_CAPBSET_DROP, number)
 
 

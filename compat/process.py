@@ -33,6 +33,20 @@ def start_time(pid: int) -> int:
     return int(fields[19])
 
 
+def child_named(parent: int, name: str) -> int:
+    """The pid of a process's child of this name (PR_SET_NAME); 0 for none. Source: proc(5), stat."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            head, _, tail = files.read_text(f"/proc/{entry}/stat").rpartition(")")
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+        if head.partition("(")[2] == name and int(tail.split()[1]) == parent:
+            return int(entry)
+    return 0
+
+
 def exit_status(wait_status: int) -> int:
     """A wait status as a shell's exit status: the code, or 128 and the signal."""
     code = os.waitstatus_to_exitcode(wait_status)
@@ -41,8 +55,11 @@ def exit_status(wait_status: int) -> int:
 
 def close_all_but(kept: set[int], first: int) -> None:
     """Close every descriptor from `first` on but those in `kept`."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
+    try:
+        fds = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # no /proc here
+        fds = list(range(first, os.sysconf("SC_OPEN_MAX")))
+    for fd in fds:
         if fd >= first and fd not in kept:
             try:
                 os.close(fd)

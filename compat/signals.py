@@ -54,6 +54,13 @@ def wait_for_child(seconds: float) -> None:
     _signal.sigtimedwait((_signal.SIGCHLD,), seconds)
 
 
+def handle_children(fd: int) -> None:
+    """Write to `fd`, a non-blocking pipe, when a child ends; go on whatever asks this process to end."""
+    ignore_ends()
+    handle(_signal.SIGCHLD, lambda caught, frame: None)
+    wake_by(fd)
+
+
 def ignore_ends() -> None:
     """Go on whatever asks this process to end, but for SIGKILL."""
     for number in (1, 2, 3, 15):

@@ -154,6 +154,13 @@ _TABLE = (
         for kind, title in (("user", "user"), ("cgroup", "cgroup"), ("ipc", "IPC"), ("uts", "UTS"), ("net", "network"),
                             ("pid", "pid"), ("time", "time"), ("mnt", "mount"))
     ),
+    Feature(
+        "enter", "a way into the running container (exec)", False,
+        Mechanism("setns", ("setns.mnt", "setns.pid", "setns.net", "setns.uts", "setns.ipc")),
+        Mechanism("agent", (),
+                  "a process of joey's stays in the container and forks what is executed there: it takes some memory, "
+                  "whoever may kill in there can end it, and a detached process is its child, not joey's caller's"),
+    ),
     Feature("readonly-bind", "read-only mounts", True, Mechanism("native", ("mount.bind-readonly",))),
     Feature(
         "recursive-attributes", "attributes of a whole tree of mounts", True,

@@ -24,7 +24,7 @@ from .bundle import Bundle, is_bind
 from .channel import Channel
 from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
-from .process_steps import process_steps
+from .process_steps import make, process_steps
 from .state import State
 from .steps import Step, cloning, devices, libraries, parent, process, rootfs
 
@@ -165,7 +165,7 @@ def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
 
 
 def _parent_steps(
-    bundle: Bundle, plan: Plan, state: State, clone: cloning.CloneChild, before: list[Step]
+    bundle: Bundle, plan: Plan, state: State, clone: cloning.NewProcess, before: list[Step]
 ) -> list[Step]:
     cgroup = state.cgroup
     out = cgroup_steps(bundle, plan, state)
@@ -190,11 +190,15 @@ def _parent_steps(
         out += [parent.RunRuntimeHooks(kind, hooks, state) for kind, hooks in early]
         out.append(parent.Release(clone, "change its root"))
     out.append(parent.Await(clone, b"ready"))
+    if plan.mechanism("enter") == "agent":
+        from .steps.agent import RecordAgent
+
+        out.append(RecordAgent(state, clone))
     out += tracer_steps(bundle, clone, state.folder)
     return out
 
 
-def tracer_steps(bundle: Bundle, clone: cloning.CloneChild, folder: str) -> list[Step]:
+def tracer_steps(bundle: Bundle, clone: cloning.NewProcess, folder: str) -> list[Step]:
     """The tracer of a prepared process, where its programs need one."""
     if bundle.tracing is None:
         return []
@@ -261,9 +265,16 @@ def _child_steps(
         )
     out += placed
     out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
+    made = make(bundle, plan, state, options.keep_fds)
+    if plan.mechanism("enter") == "agent" and os.path.isdir(state.folder):
+        from . import agent
+        from .steps.agent import StartAgent
+
+        limits = plan.mechanism("capabilities.bounding") == "native"
+        out.append(StartAgent(bundle, state.id, state.listen(agent.SOCKET), made.own, limits))
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
         out.append(process.SetRlimits(bundle.process["rlimits"]))
-    out += process_steps(bundle, plan, channel, listener, state, options.keep_fds)
+    out += process_steps(bundle, plan, channel, listener, state, made)
     return out
 
 

@@ -36,6 +36,21 @@ class Channel:
         self.on_listener: Callable[[int], None] | None = None  # takes the seccomp listener's descriptor
         self.program: Callable[[], str] = lambda: ""  # the name of what is executed, for the message of a failure
 
+    @classmethod
+    def of(cls, socket: _socket.socket) -> Channel:
+        """The child's end, that came as a descriptor."""
+        channel = cls.__new__(cls)
+        channel._parent = channel._child = channel.socket = socket
+        channel._unread = False
+        channel.master = -1
+        channel.on_listener = None
+        channel.program = lambda: ""
+        return channel
+
+    def child_fd(self) -> int:
+        """The descriptor of the child's end, before one is kept."""
+        return self._child.fileno()
+
     def keep_parent(self) -> None:
         self._child.close()
         self.socket = self._parent

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
+
+from ..compat import terminal
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
@@ -10,7 +13,7 @@ from .bundle import Bundle
 from .channel import Channel
 from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
-from .process_steps import process_steps
+from .process_steps import Made, make, process_steps
 from .state import State
 from .steps import Step, cloning, parent, process
 
@@ -25,6 +28,15 @@ def enter_steps(
     channel = Channel()
     cgroup = state.cgroup.below(sub_groups)
     cgroup.beside = 0 if sub_groups else state.pid
+    made = make(bundle, plan, state, keep_fds)
+    console = terminal.connect_unix(console_socket) if console_socket else None
+    if state.mechanisms.get("enter") == "agent":
+        from .steps.agent import AskAgent
+
+        asked = AskAgent(channel, state, bundle, plan, made, console, keep_fds)
+        versions = tuple(sorted({group.version for group in cgroup.groups}))
+        join: list[Step] = [parent.JoinCgroup(cgroup, asked, versions)] if versions else []
+        return Start(tuple(_parent_steps(bundle, asked, join, waits=True)), (), channel, asked)
     paths = {}
     for name, (_, file) in NAMESPACES.items():
         path = f"/proc/{state.pid}/ns/{file}"
@@ -49,37 +61,58 @@ def enter_steps(
     by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))
     if is_born_in_v2(paths, cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = cgroup
-    affinity = bundle.process.get("execCPUAffinity") or {}
-    first = oom_steps(bundle, None)
+    clone.first = tuple(_first_steps(bundle))
     if 1 not in by_parent:
-        first.append(process.EnterCgroups(cgroup))
-    if affinity:
+        clone.first = (*clone.first, process.EnterCgroups(cgroup))
+    hookless = State("", state.id, state.bundle, state.rootfs)
+    child += inside_steps(bundle, plan, channel, hookless, made, console, waits=bool(by_parent))
+    join = [parent.JoinCgroup(cgroup, clone, by_parent)] if by_parent else []
+    return Start(tuple(_parent_steps(bundle, clone, join, waits=bool(by_parent))), tuple(child), channel, clone)
+
+
+def _first_steps(bundle: Bundle) -> list[Step]:
+    """What the process does before it enters: it needs the host's files."""
+    initial = (bundle.process.get("execCPUAffinity") or {}).get("initial")
+    out: list[Step] = []
+    if initial:
         from .steps.scheduling import SetAffinity
 
-        first = [SetAffinity(affinity["initial"]), *first] if affinity.get("initial") else first
-        child += [SetAffinity(affinity["final"])] if affinity.get("final") else []
-    clone.first = tuple(first)
-    if by_parent:
-        child.insert(0, process.WaitForParent(channel))
-    child += [process.NewSession(), process.HideFromTracers()]
+        out.append(SetAffinity(initial))
+    return out + oom_steps(bundle, None)
+
+
+def _parent_steps(bundle: Bundle, clone: cloning.NewProcess, join: list[Step], waits: bool) -> list[Step]:
+    out: list[Step] = [clone, *oom_steps(bundle, clone), *join]
+    if bundle.process.get("rlimits") and "user" in bundle.namespaces:
+        out.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
+    if waits:
+        out.append(parent.Release(clone, "enter the container"))
+    out.append(parent.Await(clone, b"ready"))
+    return out + tracer_steps(bundle, clone, "")
+
+
+def inside_steps(
+    bundle: Bundle,
+    plan: Plan,
+    channel: Channel,
+    state: State,
+    made: Made,
+    console: _socket.socket | None,
+    waits: bool,
+) -> list[Step]:
+    """The steps of a process that is in the container's namespaces by now; `waits`: for its parent to place it."""
+    affinity = bundle.process.get("execCPUAffinity") or {}
+    out: list[Step] = [process.WaitForParent(channel)] if waits else []
+    if affinity.get("final"):
+        from .steps.scheduling import SetAffinity
+
+        out.append(SetAffinity(affinity["final"]))
+    out += [process.NewSession(), process.HideFromTracers()]
     if bundle.process.get("rlimits") and "user" not in bundle.namespaces:
-        child.append(process.SetRlimits(bundle.process["rlimits"]))
+        out.append(process.SetRlimits(bundle.process["rlimits"]))
     if bundle.process.get("terminal"):
-        from .steps import console
+        from .steps import console as consoles
 
         user = bundle.process.get("user") or {}
-        child.append(
-            console.OpenConsole(channel, console_socket, bundle.process.get("consoleSize"), user.get("uid", 0))
-        )
-    hookless = State("", state.id, state.bundle, state.rootfs)
-    child += process_steps(bundle, plan, channel, None, hookless, keep_fds)
-    before: list[Step] = [clone, *oom_steps(bundle, clone)]
-    if by_parent:
-        before.append(parent.JoinCgroup(cgroup, clone, by_parent))
-    if bundle.process.get("rlimits") and "user" in bundle.namespaces:
-        before.append(parent.SetRlimitsFromOutside(clone, bundle.process["rlimits"]))
-    if by_parent:
-        before.append(parent.Release(clone, "enter the container"))
-    before.append(parent.Await(clone, b"ready"))
-    before += tracer_steps(bundle, clone, "")
-    return Start(tuple(before), tuple(child), channel, clone)
+        out.append(consoles.OpenConsole(channel, console, bundle.process.get("consoleSize"), user.get("uid", 0)))
+    return out + process_steps(bundle, plan, channel, None, state, made)

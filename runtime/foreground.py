@@ -11,6 +11,10 @@ from ..compat.errors import KernelError
 from ..compat.libc import prctl
 from ..compat.process import exit_status
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
 # Everything that can be caught and means something to a program; the rest is about joey itself.
 # not those of job control (SIGTSTP, SIGTTIN, SIGTTOU): they stop joey, as they should
 FORWARDED = (1, 2, 3, 10, 12, 13, 15, 18, 23, 29, 30, *range(signals.FIRST_REALTIME, 65))
@@ -44,8 +48,11 @@ class Foreground:
         for number in ENDING:
             signals.handle(number, _noted)
 
-    def wait(self, pid: int, master: int = -1) -> int:
-        """Forward signals and terminal traffic until `pid` has ended; its exit status, 128 and the signal if killed."""
+    def wait(self, pid: int, master: int = -1, told_by: _socket.socket | None = None) -> int:
+        """Forward signals and terminal traffic until `pid` has ended; its exit status, 128 and the signal if killed.
+
+        `told_by` is where the container's agent tells of the end, where the process is its child.
+        """
         before = None
         relays: list[_Relay] = []
         if master >= 0:
@@ -55,16 +62,18 @@ class Foreground:
             if os.isatty(0):
                 before = terminal.make_raw(0)
         try:
-            return self._loop(pid, master, relays)
+            return self._loop(pid, master, relays, told_by)
         finally:
             if before is not None:
                 terminal.restore(0, before)
 
-    def _loop(self, pid: int, master: int, relays: list[_Relay]) -> int:
+    def _loop(self, pid: int, master: int, relays: list[_Relay], told_by: _socket.socket | None) -> int:
         status = _reap(pid)
         while status is None:
             poll = select.poll()
             poll.register(self._wake_read, select.POLLIN)
+            if told_by:
+                poll.register(told_by.fileno(), select.POLLIN)
             wanted: dict[int, int] = {}
             for relay in relays:
                 fd, event = relay.waits_for()
@@ -80,6 +89,10 @@ class Foreground:
                 if ready.get(fd, 0) & (event | select.POLLHUP | select.POLLERR):
                     relay.move()
             status = _reap(pid)
+            if told_by and told_by.fileno() in ready:
+                from .agent import wait_status
+
+                status = exit_status(wait_status(told_by))
         for relay in relays[1:]:  # what the program said last
             relay.drain()
         return status

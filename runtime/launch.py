@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .state import State
     from .steps import Step
-    from .steps.cloning import CloneChild
+    from .steps.cloning import NewProcess
 
 
 class Start:
@@ -27,7 +27,7 @@ class Start:
     __slots__ = ("channel", "child", "clone", "parent")
 
     def __init__(
-        self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: CloneChild
+        self, parent_steps: tuple[Step, ...], child: tuple[Step, ...], channel: Channel, clone: NewProcess
     ) -> None:
         self.parent = parent_steps
         self.child = child

@@ -41,6 +41,7 @@ def needs(bundle: Bundle) -> list[Need]:
         out.append(Need("interpreter-copy", field))
     out += _mount_needs(bundle)
     out += [Need("session-keyring", "process"), Need("cgroup-v2-entry", "linux.cgroupsPath")]
+    out.append(Need("enter", "linux.namespaces"))
     out += process_needs(bundle)
     out += _seccomp_needs(bundle)
     out += _resource_needs(bundle.resources)
@@ -52,11 +53,12 @@ def needs(bundle: Bundle) -> list[Need]:
     return out
 
 
-def exec_needs(bundle: Bundle) -> list[Need]:
-    """What `exec` into a running container needs."""
+def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:
+    """What `exec` into a running container needs; `by_agent`: it was made with an agent inside."""
     out = [
         Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
         for place, entry in enumerate(bundle.linux.get("namespaces") or [])
+        if not by_agent
     ]
     return [
         *out,

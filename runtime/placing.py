@@ -25,7 +25,7 @@ def is_born_in_v2(namespaces: dict[str, str], cgroup: Cgroup, by: str) -> bool:
     return any(group.version == 2 for group in cgroup.groups) and 2 not in joined_by_parent(namespaces, cgroup, by)
 
 
-def oom_steps(bundle: Bundle, clone: cloning.CloneChild | None) -> list[Step]:
+def oom_steps(bundle: Bundle, clone: cloning.NewProcess | None) -> list[Step]:
     """Root's parent sets oom_score_adj (for `clone`); a plain user's child does it itself (`clone` is None)."""
     score = bundle.process.get("oomScoreAdj")
     if score is None or (os.geteuid() == 0) is (clone is None):

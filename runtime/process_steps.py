@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import os
 
 from ..compat import execstub, signals
 from ..compat.constants import (
@@ -20,17 +21,40 @@ from .state import State
 from .steps import Step, process, program
 
 
+class Made:
+    """What the last steps use that is made where the host's files are in reach: the stub, and seccomp programs."""
+
+    __slots__ = ("filter", "filter_flags", "own", "stub", "trace_filter")
+
+    def __init__(
+        self, stub: program.Stub | None, filter: bytes, filter_flags: int, trace_filter: bytes, own: tuple[int, int]
+    ) -> None:
+        self.stub = stub
+        self.filter = filter  # the profile's; b"" for none
+        self.filter_flags = filter_flags
+        self.trace_filter = trace_filter  # the tracer's; b"" for none
+        self.own = own  # joey's interpreter: device and inode
+
+
+def make(bundle: Bundle, plan: Plan, state: State, keep_fds: int) -> Made:
+    """Make what `process_steps` needs, for a process that gets `keep_fds` descriptors after the standard three."""
+    filter_, flags = _seccomp(bundle, plan)
+    own = os.stat("/proc/self/exe")
+    stub = _stub(bundle, plan, state, 3 + keep_fds)
+    return Made(stub, filter_, flags, _trace_filter(bundle), (own.st_dev, own.st_ino))
+
+
 def process_steps(
-    bundle: Bundle, plan: Plan, channel: Channel, listener: _socket.socket | None, state: State, keep_fds: int
+    bundle: Bundle, plan: Plan, channel: Channel, listener: _socket.socket | None, state: State, made: Made
 ) -> list[Step]:
     """The last steps of a child, in their order."""
     what = bundle.process
     channel.program = lambda: str(what["args"][0])
     user = what.get("user") or {}
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
-    seccomp = _seccomp(bundle, plan, channel)
-    stub = _stub(bundle, plan, state, 3 + keep_fds)
-    prepare = program.Prepare(what, stub)
+    seccomp = process.InstallSeccomp(made.filter, made.filter_flags, channel) if made.filter else None
+    stub = made.stub
+    prepare = program.Prepare(what, stub, made.own)
     out: list[Step] = [process.TryWorkingDirectory(what["cwd"])]
     if what.get("scheduler") or what.get("ioPriority"):
         from .steps.scheduling import scheduling_steps
@@ -42,7 +66,11 @@ def process_steps(
         out.append(SetPersonality(bundle.linux["personality"]["domain"]))
     if not what.get("terminal"):
         out.append(process.OwnStreams(user.get("uid", 0)))
-    trace = _trace_filter(bundle)
+    trace = (
+        process.InstallSeccomp(made.trace_filter, 0, channel, "what stops for the tracer")
+        if made.trace_filter
+        else None
+    )
     if trace and not no_new_privs:
         out.append(trace)
     if seccomp and not no_new_privs:
@@ -74,13 +102,13 @@ def process_steps(
     return out
 
 
-def _trace_filter(bundle: Bundle) -> Step | None:
+def _trace_filter(bundle: Bundle) -> bytes:
     """What stops threads for the tracer; those of a kernel without it stop at every call by themselves."""
     if not (bundle.tracing and bundle.tracing.seccomp):
-        return None
-    from .steps.tracing import InstallTraceFilter
+        return b""
+    from ..compat.shim import tracefilter, tracer
 
-    return InstallTraceFilter(bundle.tracing)
+    return tracefilter.build(bundle.tracing.bits, tracer.BASE, bundle.tracing.size)
 
 
 def _stub(bundle: Bundle, plan: Plan, state: State, report_fd: int) -> program.Stub | None:
@@ -121,10 +149,11 @@ def _label_steps(bundle: Bundle, plan: Plan) -> list[Step]:
     return out
 
 
-def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSeccomp | None:
+def _seccomp(bundle: Bundle, plan: Plan) -> tuple[bytes, int]:
+    """The compiled profile and its flags."""
     section = bundle.linux.get("seccomp")
     if not section or "filter" not in (plan.mechanism("seccomp"), plan.mechanism("seccomp-privileged")):
-        return None
+        return b"", 0
     from ..compat.seccomp.words import FLAGS, notifies
     from .filters import compiled
 
@@ -136,4 +165,4 @@ def _seccomp(bundle: Bundle, plan: Plan, channel: Channel) -> process.InstallSec
         flags |= SECCOMP_FILTER_FLAG_NEW_LISTENER
         if flags & SECCOMP_FILTER_FLAG_TSYNC:
             flags |= SECCOMP_FILTER_FLAG_TSYNC_ESRCH  # without it the two can't go together (Linux 5.7)
-    return process.InstallSeccomp(compiled(section), flags, channel)
+    return compiled(section), flags

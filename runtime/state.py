@@ -46,7 +46,7 @@ class State:
     """One container's record. `folder` is its place under --root."""
 
     __slots__ = (
-        "_config", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
+        "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
         "mechanisms", "pid", "rootfs", "start_time", "uid",
     )  # fmt: skip
 
@@ -65,6 +65,7 @@ class State:
         self.hooks: list[str] = []  # kinds the bundle has; told here because reading config.json takes its time
         self.listener = False  # whether a seccomp agent waits
         self.cgroup = Cgroup([])
+        self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self._config: bundles.Bundle | None = None
 
     def set_plan(self, plan: Plan) -> None:
@@ -94,6 +95,7 @@ class State:
             "losses": self.losses,
             "hooks": self.hooks,
             "listener": self.listener,
+            "agent": self.agent,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -150,13 +152,14 @@ class State:
         config["linux"] = {**(config.get("linux") or {}), "resources": resources}
         files.write_atomically(f"{self.folder}/config.json", jsonio.dumps(config))
 
-    def listen(self) -> _socket.socket:
-        """The start socket: the container's process accepts one connection on it. Only the owner reaches the folder."""
+    def listen(self, name: str = START_SOCKET) -> _socket.socket:
+        """A socket in the folder, which only the owner reaches: that of the start, on which the container's process
+        accepts one connection, or the agent's."""
         socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         fd = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            socket.bind(f"/proc/self/fd/{fd}/{START_SOCKET}")
-            socket.listen(1)
+            socket.bind(f"/proc/self/fd/{fd}/{name}")
+            socket.listen(8)
         finally:
             os.close(fd)
         return socket
@@ -259,6 +262,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.losses = value["losses"]
     state.hooks = value["hooks"]
     state.listener = value["listener"]
+    state.agent = value.get("agent", [0, 0])
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

@@ -10,7 +10,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import needs
+from ..needs import copy_needs, needs
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -60,7 +60,11 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
 
         report, more = with_programs(report, bundle)
         wanted += more
-    return plan(report, wanted, policy_of(arguments), forced_of(arguments))
+    made = plan(report, wanted, policy_of(arguments), forced_of(arguments))
+    if made.mechanism("enter") == "agent" and (more := copy_needs(bundle)):
+        # joey's interpreter stays in the container, with processes that may trace it
+        made = plan(report, [*wanted, *more], policy_of(arguments), forced_of(arguments))
+    return made
 
 
 def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:

@@ -15,27 +15,47 @@ from . import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
 
 
-class CloneChild(Step):
+class NewProcess(Step):
+    """A step that makes the process which runs the child's steps.
+
+    `pid` is the host's, once it is there. `connection` tells of its end where it is not joey's child.
+    """
+
+    __slots__ = ("channel", "connection", "created", "pid", "rootfs")
+
+    def __init__(self, channel: Channel, rootfs: str) -> None:
+        self.channel = channel
+        self.rootfs = rootfs
+        self.created: list[str] = []  # mount targets a failed child had made
+        self.pid = 0
+        self.connection: _socket.socket | None = None
+
+    def wait_for(self, word: bytes) -> None:
+        """Read until the child says `word`; a child that failed leaves the list of what to take back."""
+        try:
+            self.channel.wait_for(word)
+        except ChildFailed as error:
+            self.created = error.created
+            raise
+
+    def undo(self) -> None:
+        if self.pid:
+            try:
+                os.kill(self.pid, SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass  # it ended by itself and was reaped, or is somebody else's child
+        remove_created(self.rootfs, self.created)
+
+
+class CloneChild(NewProcess):
     """Clone the container's first process into its new namespaces; it runs the child's steps."""
 
-    __slots__ = (
-        "after",
-        "body",
-        "cgroup",
-        "channel",
-        "created",
-        "enters",
-        "first",
-        "flags",
-        "let_go",
-        "paths",
-        "pid",
-        "rootfs",
-        "verify",
-    )
+    __slots__ = ("after", "body", "cgroup", "enters", "first", "flags", "let_go", "paths", "verify")
 
     def __init__(
         self,
@@ -46,9 +66,7 @@ class CloneChild(Step):
         body: Callable[[dict[str, int], bool], None],
         rootfs: str,
     ) -> None:
-        self.channel = channel
-        self.rootfs = rootfs
-        self.created: list[str] = []  # mount targets a failed child had made
+        super().__init__(channel, rootfs)
         self.verify: Callable[[], None] | None = None  # called when the namespaces' files are open; raises
         self.after: Callable[[], None] | None = None  # called when the process is there
         self.cgroup: Cgroup | None = None  # whose v2 group the process is born in
@@ -59,7 +77,6 @@ class CloneChild(Step):
         self.let_go = let_go  # lets go of what is joey's, but for these descriptors
         # given the descriptors of the namespaces that are left to join, and whether it still has to let go
         self.body = body
-        self.pid = 0
 
     def describe(self) -> str:
         new = [name for name, (flag, _) in NAMESPACES.items() if self.flags & flag]
@@ -137,23 +154,6 @@ class CloneChild(Step):
             self.channel.keep_parent()
             self.channel.wait_for(b"never")
         return int(answer)
-
-    def wait_for(self, word: bytes) -> None:
-        """Read until the child says `word`; a child that failed leaves the list of what to take back."""
-        try:
-            self.channel.wait_for(word)
-        except ChildFailed as error:
-            self.created = error.created
-            raise
-
-    def undo(self) -> None:
-        if self.pid:
-            try:
-                os.kill(self.pid, SIGKILL)
-                os.waitpid(self.pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass  # it ended by itself and was reaped
-        remove_created(self.rootfs, self.created)
 
 
 def _become_root_inside() -> None:

@@ -88,11 +88,11 @@ class OpenConsole(Step):
 
     __slots__ = ("_socket", "channel", "size", "uid")
 
-    def __init__(self, channel: Channel, socket_path: str, size: dict[str, int] | None, uid: int) -> None:
+    def __init__(self, channel: Channel, console: _socket.socket | None, size: dict[str, int] | None, uid: int) -> None:
         self.channel = channel
         self.size = size
         self.uid = uid
-        self._socket = terminal.connect_unix(socket_path) if socket_path else None
+        self._socket = console
 
     def describe(self) -> str:
         return "open a terminal of the container and send its master out"

@@ -22,7 +22,7 @@ from ...compat.constants import (
 from ...compat.errors import JoeyError, StepError
 from ...compat.namespaces import open_namespace
 from . import Step
-from .cloning import CloneChild
+from .cloning import NewProcess
 from .process import describe_rlimits, rlimit_value, write_time_offsets
 
 TYPE_CHECKING = False
@@ -123,7 +123,7 @@ class RecordPid(Step):
 
     __slots__ = ("clone", "state")
 
-    def __init__(self, state: State, clone: CloneChild) -> None:
+    def __init__(self, state: State, clone: NewProcess) -> None:
         self.state = state
         self.clone = clone
 
@@ -139,7 +139,7 @@ class JoinCgroup(Step):
 
     __slots__ = ("cgroup", "clone", "versions")
 
-    def __init__(self, cgroup: Cgroup, clone: CloneChild, versions: tuple[int, ...]) -> None:
+    def __init__(self, cgroup: Cgroup, clone: NewProcess, versions: tuple[int, ...]) -> None:
         self.cgroup = cgroup
         self.clone = clone
         self.versions = versions
@@ -157,7 +157,7 @@ class WriteIdMaps(Step):
 
     __slots__ = ("clone", "gids", "uids")
 
-    def __init__(self, clone: CloneChild, uids: list[idmap.Mapping], gids: list[idmap.Mapping]) -> None:
+    def __init__(self, clone: NewProcess, uids: list[idmap.Mapping], gids: list[idmap.Mapping]) -> None:
         self.clone = clone
         self.uids = uids
         self.gids = gids
@@ -175,7 +175,7 @@ class AdjustOomScore(Step):
 
     __slots__ = ("clone", "score")
 
-    def __init__(self, score: int, clone: CloneChild | None) -> None:
+    def __init__(self, score: int, clone: NewProcess | None) -> None:
         self.score = score
         self.clone = clone
 
@@ -198,7 +198,7 @@ class SetRlimitsFromOutside(Step):
 
     __slots__ = ("clone", "limits")
 
-    def __init__(self, clone: CloneChild, limits: list[dict[str, Any]]) -> None:
+    def __init__(self, clone: NewProcess, limits: list[dict[str, Any]]) -> None:
         self.clone = clone
         self.limits = limits
 
@@ -280,7 +280,7 @@ class Release(Step):
 
     __slots__ = ("clone", "what")
 
-    def __init__(self, clone: CloneChild, what: str) -> None:
+    def __init__(self, clone: NewProcess, what: str) -> None:
         self.clone = clone
         self.what = what
 
@@ -299,7 +299,7 @@ class Await(Step):
 
     __slots__ = ("clone", "word")
 
-    def __init__(self, clone: CloneChild, word: bytes) -> None:
+    def __init__(self, clone: NewProcess, word: bytes) -> None:
         self.clone = clone
         self.word = word
 

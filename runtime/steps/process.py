@@ -300,15 +300,16 @@ class RunContainerHooks(Step):
 class InstallSeccomp(Step):
     """Install the compiled filter; its listener, if it has one, goes to joey, which hands it to the agent."""
 
-    __slots__ = ("channel", "code", "flags")
+    __slots__ = ("channel", "code", "flags", "what")
 
-    def __init__(self, code: bytes, flags: int, channel: Channel) -> None:
+    def __init__(self, code: bytes, flags: int, channel: Channel, what: str = "the profile") -> None:
         self.code = code
         self.flags = flags
         self.channel = channel
+        self.what = what
 
     def describe(self) -> str:
-        return f"install a seccomp filter of {len(self.code) // 8} instructions"
+        return f"install {self.what}: a seccomp filter of {len(self.code) // 8} instructions"
 
     def run(self) -> None:
         listener = load.install(self.code, self.flags)

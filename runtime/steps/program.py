@@ -35,13 +35,13 @@ class Prepare(Step):
 
     __slots__ = ("argv", "cwd", "env", "own", "program", "stub", "umask")
 
-    def __init__(self, process: dict[str, Any], stub: Stub | None) -> None:
+    def __init__(self, process: dict[str, Any], stub: Stub | None, own: tuple[int, int]) -> None:
         self.stub = stub
         self.argv: list[str] = process["args"]
         self.cwd: str = process["cwd"]
         self.umask: int = (process.get("user") or {}).get("umask", 0o022)
         self.env: dict[str, str] = {}
-        self.own = os.stat("/proc/self/exe")
+        self.own = own  # joey's interpreter: device and inode
         for entry in process.get("env") or []:
             name, equals, value = entry.partition("=")
             if equals and name:
@@ -82,7 +82,7 @@ class Prepare(Step):
                 status = os.stat(path)
             except OSError:
                 return  # execve tells
-            own = (status.st_dev, status.st_ino) == (self.own.st_dev, self.own.st_ino)
+            own = (status.st_dev, status.st_ino) == self.own
             if own and (self.stub is None or os.path.normpath(path).startswith("/proc/")):
                 raise StepError(f'exec: "{self.argv[0]}": is joey\'s own executable', slug="not-executable")
             path = script_interpreter(path)

@@ -6,25 +6,9 @@ import os
 
 from ...compat import files, libc, process, signals
 from ...compat.errors import JoeyError, StepError
-from ...compat.seccomp import load
-from ...compat.shim import tracefilter, tracer
+from ...compat.shim import tracer
 from . import Step
-from .cloning import CloneChild
-
-
-class InstallTraceFilter(Step):
-    """Have the calls in question stop for the tracer, and no others. Needs CAP_SYS_ADMIN or no_new_privs."""
-
-    __slots__ = ("program",)
-
-    def __init__(self, options: tracer.Options) -> None:
-        self.program = tracefilter.build(options.bits, tracer.BASE, options.size)
-
-    def describe(self) -> str:
-        return "have the calls that this kernel lacks stop for the tracer"
-
-    def run(self) -> None:
-        load.install(self.program)
+from .cloning import NewProcess
 
 
 class StartTracer(Step):
@@ -32,7 +16,7 @@ class StartTracer(Step):
 
     __slots__ = ("clone", "folder", "options")
 
-    def __init__(self, clone: CloneChild, options: tracer.Options, folder: str) -> None:
+    def __init__(self, clone: NewProcess, options: tracer.Options, folder: str) -> None:
         self.clone = clone
         self.options = options
         self.folder = folder  # the container's state, for the tracer's pid and its last words; "" for none

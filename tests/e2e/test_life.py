@@ -89,47 +89,6 @@ def test_list_and_ps(joey: Joey, bundle: MakeBundle) -> None:
     assert len(joey("ps", name, "-ef").stdout.splitlines()) == 4
 
 
-def test_exec(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
-    name = joey.id()
-    joey("run", "-d", "-b", str(bundle("sleep", "100")), name)
-    out = joey(
-        "exec",
-        "--env",
-        "X=1",
-        "--cwd",
-        "/tmp",
-        "--user",
-        "1000:1000",
-        name,
-        "sh",
-        "-c",
-        "hostname; pwd; id -u; echo $X; ps",
-    ).stdout
-    assert out.splitlines()[:4] == ["joey", "/tmp", "1000", "1"]
-    assert "sleep 100" in out
-    assert joey("exec", name, "sh", "-c", "exit 9", check=False).returncode == 9
-    done = joey("exec", name, "nope", check=False)
-    assert (done.returncode, 'exec: "nope": executable file not found in $PATH' in done.stderr) == (255, True)
-    inside = joey("exec", name, "sh", "-c", "for k in pid net ipc uts mnt; do readlink /proc/self/ns/$k; done; cat /proc/self/cgroup; "
-                  "grep -E 'Cap(Eff|Bnd)|NoNew' /proc/self/status").stdout  # fmt: skip
-    pid = joey.state(name)["pid"]
-    assert all(os.readlink(f"/proc/{pid}/ns/{kind}") in inside for kind in ("pid", "net", "ipc", "uts", "mnt"))
-    assert inside.count(f"/joey/{name}") >= 5
-    assert "CapEff:\t0000000020000420" in inside
-    assert "NoNewPrivs:\t1" in inside
-    process = {"args": ["sh", "-c", "echo $A; id -G"], "cwd": "/", "env": ["A=from file", "PATH=/bin"],
-               "user": {"uid": 5, "gid": 6, "additionalGids": [7]}}  # fmt: skip
-    (tmp_path / "process.json").write_text(json.dumps(process))
-    assert joey("exec", "--process", str(tmp_path / "process.json"), name).stdout == "from file\n6 7\n"
-    joey("exec", "-d", "--pid-file", str(tmp_path / "pid"), name, "sleep", "200")
-    assert b"sleep\x00200" in Path(f"/proc/{(tmp_path / 'pid').read_text()}/cmdline").read_bytes()
-    (tmp_path / "process.json").write_text('{"args": "x", "cwd": "/"}')
-    assert (
-        "process.args: expected an array"
-        in joey("exec", "-p", str(tmp_path / "process.json"), name, check=False).stderr
-    )
-
-
 def test_exec_needs_a_running_container(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
     joey("run", "--keep", "-b", str(bundle("true")), name)
@@ -419,18 +378,6 @@ def test_a_terminal_over_the_console_socket(joey: Joey, bundle: MakeBundle, tmp_
         out += os.read(master, 1000)
     assert b"33 99" in out
     os.close(master)
-    server.close()
-
-
-def test_exec_with_a_terminal(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
-    name = joey.id()
-    joey("run", "-d", "-b", str(bundle("sleep", "100")), name)
-    out, status = run_in_terminal(joey.command("exec", "-t", name, "sh", "-c", "tty; exit 6"))
-    assert ("/dev/pts/" in out, status) == (True, 6)
-    server, _ = receive_master(tmp_path / "console")
-    joey("exec", "-t", "-d", "--console-socket", str(tmp_path / "console"), name, "echo", "over there")
-    master = accept_master(server)
-    assert b"over there" in os.read(master, 1000)
     server.close()
 
 

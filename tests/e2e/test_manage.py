@@ -170,18 +170,6 @@ def test_the_systemd_driver_is_refused_with_the_way_out(joey: Joey) -> None:
     assert joey("--rootless=perhaps", "list", check=False).returncode == 2
 
 
-def test_exec_in_a_group_below_the_containers(running: str, joey: Joey) -> None:
-    place = Path("/sys/fs/cgroup/pids/joey") / running / "below"
-    if not place.parent.exists():
-        pytest.skip("no v1 pids hierarchy here")
-    place.mkdir()
-    out = joey("exec", "--cgroup", "pids:below", running, "cat", "/proc/self/cgroup").stdout
-    assert f"pids:/joey/{running}/below\n" in out
-    assert f"memory:/joey/{running}\n" in out
-    for word, reason in (("pids:nowhere", "does not exist"), ("nosuch:below", "carries nosuch"), ("../x", "leaves")):
-        assert reason in joey("exec", "--cgroup", word, running, "true", check=False).stderr
-
-
 def test_signal_0_asks_whether_it_lives(running: str, joey: Joey) -> None:
     joey("kill", running, "0")
     joey("kill", running, "9")

@@ -78,6 +78,27 @@ def test_the_end_of_a_tracer_is_the_end_of_its_container(tmp_path: Path) -> None
     ]  # fmt: skip
 
 
+def test_a_running_container_is_entered(tmp_path: Path) -> None:
+    """This kernel has no setns: the agent forks what is executed, under both ways, with a terminal too."""
+    job = bundle("sleep", "1000")
+    for way in WAYS:
+        job += (
+            f"echo '## {way}'; joey run -d --force glibc={way} -b /b entered >/log 2>&1 || cat /log\n"
+            "joey exec --user 33:33 --env A=b entered sh -c 'id -u; echo $A; stat -c %F /etc/passwd; exit 5'; echo \"status $?\"\n"
+            "echo words | joey exec entered python3 -c 'import sys; print(sys.stdin.read().upper())'\n"
+            "joey exec entered sh -c 'kill -9 $$'; echo \"status $?\"\n"
+            "joey ps entered | grep -c joey-agent; joey kill entered KILL; sleep 1; joey delete entered\n"
+            "ps | grep -v grep | grep -c joey-agent\n"
+        )
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
+    assert status == 1, output  # of the last grep
+    _, first, second = output.split("## ")
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+    assert first.splitlines()[1:] == [
+        "33", "b", "regular file", "status 5", "WORDS", "", "status 137", "1", "0",
+    ]  # fmt: skip
+
+
 def test_storms_under_both_ways(tmp_path: Path) -> None:
     mounts = 'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})'
     job = bundle("python3", "/programs/storm.py", change=mounts)
