@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..compat.shim.tracer import Options as TracerOptions
+    from ..compat.tracing.tracer import Options as TracerOptions
 
 CONFIG_LIMIT = 8 << 20
 

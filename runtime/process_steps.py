@@ -106,9 +106,9 @@ def _trace_filter(bundle: Bundle) -> bytes:
     """What stops threads for the tracer; those of a kernel without it stop at every call by themselves."""
     if not (bundle.tracing and bundle.tracing.seccomp):
         return b""
-    from ..compat.shim import tracefilter, tracer
+    from ..compat.tracing import filter
 
-    return tracefilter.build(bundle.tracing.bits, tracer.BASE, bundle.tracing.size)
+    return filter.build(bundle.tracing.handlers)
 
 
 def _stub(bundle: Bundle, plan: Plan, state: State, report_fd: int) -> program.Stub | None:

@@ -15,9 +15,10 @@ from .. import __version__
 from ..compat import files
 from ..compat.errors import JoeyError, KernelError
 from ..compat.rootpath import Root
-from ..compat.shim import emulations, glibc, tracer
+from ..compat.shim import divert, emulations, glibc
 from ..compat.shim.elffile import EM_X86_64, ElfFile, NotElf, read_open
 from ..compat.shim.glibc import Library
+from ..compat.tracing import tracer
 from ..probes.cache import directory
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
@@ -55,7 +56,7 @@ def tracer_options(report: KernelReport, mechanism: str) -> tracer.Options:
     bits = emulations.mask(lacking(report))
     code = emulations.code_for(bits, report.machine.get("release", ""))
     seize, exitkill = report.works("ptrace.seize"), report.works("ptrace.exitkill")
-    return tracer.Options(bits, code, mechanism == "tracer-seccomp", seize, exitkill)
+    return tracer.Options([divert.Diversion(bits, code)], mechanism == "tracer-seccomp", seize, exitkill)
 
 
 def lacking(report: KernelReport) -> list[emulations.Emulation]:

@@ -6,8 +6,6 @@ x86.py          where instructions begin and end
 elffile.py      what joey reads of an ELF file
 rewrite.py      copies of a C library whose call sites lead to that code
 glibc.py        where a root file system has its C library
-tracefilter.py  the seccomp filter that stops threads at those calls only
-guard.py        what ends the tracees of a tracer that died, where the kernel does not
 vdso.py         the kernel's version in the vDSO
-tracer.py       threads stopped at a call and sent through that code, for all other programs
+divert.py       threads stopped by a tracer (compat/tracing/) at a call and sent through that code, for other programs
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from struct import pack
 
+from ..tracing.handler import ALWAYS, ANY_BIT, EQUAL, Condition
 from . import code
 
 TYPE_CHECKING = False
@@ -95,14 +96,10 @@ def code_for(bits: int, real_release: str) -> bytes:
 
 
 O_PATH, O_TMPFILE_BIT = 0o10000000, 0o20000000
-ALWAYS, ANY_BIT, EQUAL = range(3)
 
 
-def conditions(bits: int) -> dict[int, tuple[int, int, int]]:
-    """When a call needs to be looked at: number -> (how, index of an argument, value), decided by that argument alone.
-
-    ALWAYS; ANY_BIT: the argument has one of the value's bits; EQUAL: it is the value.
-    """
+def conditions(bits: int) -> dict[int, Condition]:
+    """When a call needs to be looked at, decided by one argument alone (Handler.conditions)."""
     names = {emulation.name for emulation in of_mask(bits)}
     open_flags = O_PATH * ("o-path" in names) | O_TMPFILE_BIT * ("o-tmpfile" in names)
     stat_flags = 0x1000 * ("fstatat-empty-path" in names) | 0x800 * ("fstatat-no-automount" in names)

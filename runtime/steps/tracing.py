@@ -6,7 +6,7 @@ import os
 
 from ...compat import files, libc, process, signals
 from ...compat.errors import JoeyError, StepError
-from ...compat.shim import tracer
+from ...compat.tracing import tracer
 from . import Step
 from .cloning import NewProcess
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from joey.compat.shim.tracer import BASE
+from joey.compat.shim.divert import BASE
 
 from ..compat.shim.test_rewrite import TOP, through
 

@@ -2,7 +2,7 @@
  * System calls of newer kernels made of those of Linux 2.6.32, inside the process that calls them.
  *
  * One piece of position-independent code for both ways of getting there: call sites of a rewritten C library jump to
- * it (compat/shim/rewrite.py), and the tracer diverts a stopped thread into it (compat/shim/tracer.py). It has no data
+ * it (compat/shim/rewrite.py), and the tracer diverts a stopped thread into it (compat/shim/divert.py). It has no data
  * that changes, so threads, signal handlers and vfork children may all be in it at once. It uses no vector registers,
  * for a system call leaves those alone, and little stack, for goroutines have little.
  *

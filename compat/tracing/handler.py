@@ -1,0 +1,50 @@
+"""What a tracer asks at the calls of its tracees."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .tracer import Tracer
+
+    # Yields None to have the call made as the registers say, or (number, *arguments) for another one in the thread's
+    # name, after the first; each time it is sent the result. It ends with the thread going on by its registers.
+    Work = Generator["tuple[int, ...] | None", int, None]
+
+ALWAYS, ANY_BIT, EQUAL = range(3)
+Condition = tuple[int, int, int]
+
+
+class Handler:
+    """Looks at some calls. The first handler that takes a call is the last to see it."""
+
+    tracer: Tracer
+
+    def looks_at(self, number: int) -> bool:
+        """Whether a call of this number may be taken: asked once for each of 0 to 511, others are always shown."""
+        raise NotImplementedError
+
+    def conditions(self) -> dict[int, Condition]:
+        """When: number -> (how, index of an argument, value), for a filter that stops threads then only.
+
+        ALWAYS; ANY_BIT: the argument has one of the value's bits; EQUAL: it is the value.
+        """
+        raise NotImplementedError
+
+    def exempt(self) -> tuple[int, int]:
+        """Addresses from where calls pass that filter: start and end."""
+        return 0, 0
+
+    def entered(self, pid: int, number: int) -> bool:
+        """A call begins; its registers are in `tracer.registers`. True: it is taken, the thread is on its way."""
+        raise NotImplementedError
+
+    def executed(self, pid: int) -> None:
+        """A new program is about to start in this process."""
+
+    def born(self, pid: int, parent: int) -> None:
+        """A thread or process is new."""
+
+    def ended(self, pid: int) -> None:
+        """A thread or process is no more."""

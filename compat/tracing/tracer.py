@@ -1,0 +1,430 @@
+"""The loop of a tracer: it stops threads at system calls and lets handlers decide what becomes of them (ptrace(2)).
+
+Two ways to stop: at every call (any kernel), or by a seccomp filter at those in question (Linux 3.5, filter.py).
+
+A tracer that dies takes its tracees along: by PTRACE_O_EXITKILL (Linux 3.8), else by a guard, a process of its own that
+knows their pids.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import pack
+
+from .. import cdata, files, signals
+from .. import constants as k
+from ..errors import JoeyError
+from ..process import close_all_but
+from . import guard, ptrace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .handler import Handler, Work
+
+_SIGTRAP, _SIGSTOP, _SIGCONT, _SIGKILL = 5, 19, 18, 9
+_STOPPING = frozenset((19, 20, 21, 22))
+_GETPID = 39
+_CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
+_GROUP_STOP_POLL = 0.02  # seconds
+_KNOWN_CALLS = 512  # numbers that handlers are asked about beforehand
+_ENOSYS = -38 & ptrace.NO_CALL
+_OLDEST_LAST = 298  # calls up to here are in every kernel: they never answer ENOSYS
+
+
+class Options:
+    """How to trace: `seccomp`: the tracees install the filter; `seize` and `exitkill`: the kernel has PTRACE_SEIZE and
+    PTRACE_O_EXITKILL. `handlers` in the order in which they are asked."""
+
+    __slots__ = ("exitkill", "handlers", "seccomp", "seize")
+
+    def __init__(self, handlers: list[Handler], seccomp: bool, seize: bool, exitkill: bool) -> None:
+        self.handlers = handlers
+        self.seccomp = seccomp
+        self.seize = seize
+        self.exitkill = exitkill
+
+
+class Tracer:
+    """Traces one process and all that come from it, until the last has ended.
+
+    `registers` are those of the stopped thread that a handler was called for.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.by_filter = options.seccomp
+        self.registers = (cdata.c_ulong * ptrace.REGISTERS)()
+        self.inside: dict[int, Callable[[int], None] | None] = {}  # threads in a call, and what to do at its end
+        self._handlers = options.handlers
+        self._quiet = frozenset(
+            number for number in range(_KNOWN_CALLS) if not any(item.looks_at(number) for item in self._handlers)
+        )
+        self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
+        self._known: set[int] = set()
+        self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
+        self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
+        self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
+        self._held: dict[int, list[tuple[int, bytes]]] = {}  # signals that came while joey made calls of its own
+        self._infos: dict[int, tuple[int, bytes]] = {}  # what a signal held back came with
+        self._guard = 0
+        self._guard_pipe = -1
+        self._address = cdata.addressof(self.registers)
+        for handler in self._handlers:
+            handler.tracer = self
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def attach(self, pid: int) -> None:
+        """Take a process over. It goes on at once. Raises KernelError."""
+        flags = k.PTRACE_O_TRACESYSGOOD | k.PTRACE_O_TRACEFORK | k.PTRACE_O_TRACEVFORK | k.PTRACE_O_TRACECLONE
+        flags |= k.PTRACE_O_TRACEEXEC
+        if self.options.exitkill:
+            flags |= k.PTRACE_O_EXITKILL
+        if self.options.seccomp:
+            flags |= k.PTRACE_O_TRACESECCOMP
+        if self.options.seize:
+            ptrace.must(k.PTRACE_SEIZE, pid, 0, flags)
+            ptrace.must(ptrace.INTERRUPT, pid, 0, 0)
+            os.waitpid(pid, ptrace.WALL)
+        else:
+            ptrace.must(k.PTRACE_ATTACH, pid, 0, 0)
+            os.waitpid(pid, ptrace.WALL)
+            ptrace.must(k.PTRACE_SETOPTIONS, pid, 0, flags)
+        self._add(pid)
+        ptrace.must(self._go, pid, 0, 0)
+
+    def run(self) -> None:
+        """Trace until no tracee is left."""
+        signals.block_child_signal()
+        try:
+            self._run()
+        finally:
+            if self._guard:
+                os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
+
+    def _run(self) -> None:
+        waitpid, request, go, inside, quiet = os.waitpid, ptrace.request, self._go, self.inside, self._quiet
+        peekuser, number = ptrace.PEEKUSER, ptrace.ORIG_RAX * 8
+        while self._known:
+            options = ptrace.WALL | (os.WNOHANG if self._stopped else 0)
+            try:
+                pid, status = waitpid(-1, options)
+            except ChildProcessError:
+                return
+            if status == _CALL_STOP:
+                # nearly all stops: a call's begin and end, and nothing to do
+                if pid not in inside:
+                    inside[pid] = None
+                    if request(peekuser, pid, number, 0) in quiet or not self._entered(pid):
+                        request(go, pid, 0, 0)
+                elif after := inside.pop(pid):
+                    after(pid)
+                else:
+                    request(go, pid, 0, 0)
+            elif pid == 0:
+                self._look_at_stopped()
+                signals.wait_for_child(_GROUP_STOP_POLL)
+            elif status & 0x7F == 0x7F:
+                self._stop(pid, status)
+            else:
+                self._ended(pid)
+                self.on_end(pid, status)
+
+    def _add(self, pid: int) -> None:
+        if pid not in self._known:
+            self._known.add(pid)
+            self._tell_guard(pid)
+            for handler in self._handlers:
+                handler.born(pid, self._parents.pop(pid, 0))
+
+    def forget(self, pid: int) -> None:
+        """A thread is no more."""
+        self._known.discard(pid)
+        for table in (self.inside, self._held, self._infos, self._parents):
+            table.pop(pid, None)
+        self._unborn.discard(pid)
+        self._stopped.discard(pid)
+        for handler in self._handlers:
+            handler.ended(pid)
+        self._tell_guard(-pid)
+
+    def _ended(self, pid: int) -> None:
+        if pid == self._guard:
+            self._guard = 0
+            os.close(self._guard_pipe)
+            self.start_guard()
+            return
+        self.forget(pid)
+
+    def on_end(self, pid: int, status: int) -> None:
+        """Called for each thread and process that has ended, with its wait status."""
+
+    # --- the guard ----------------------------------------------------------------------------------------------
+
+    def start_guard(self) -> None:
+        """Have a process kill the tracees should this one die; where the kernel does, there is none."""
+        if self.options.exitkill:
+            return
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                close_all_but({read_end}, first=0)  # nobody is to wait for the end of a pipe that only a guard holds
+                os.setsid()
+                guard.watch(read_end, set(self._known))
+            finally:
+                os._exit(0)
+        os.close(read_end)
+        self._guard, self._guard_pipe = pid, write_end
+
+    def _tell_guard(self, number: int) -> None:
+        if self._guard:
+            try:
+                os.write(self._guard_pipe, pack("<i", number))
+            except BrokenPipeError:
+                pass  # it has ended: wait() tells, and the next one is given all
+
+    # --- stops --------------------------------------------------------------------------------------------------
+
+    def _stop(self, pid: int, status: int) -> None:
+        kind = status >> 8 & 0xFF
+        event = status >> 16
+        signal = 0
+        request = self._go
+        if event:
+            if event == ptrace.EVENT_SECCOMP:
+                if pid in self.inside:  # joey's own, on the way to its end
+                    request = k.PTRACE_SYSCALL
+                elif self._entered(pid):
+                    return
+            elif event == ptrace.EVENT_EXEC:
+                request = self._exec(pid)
+            elif event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
+                child = ptrace.event_message(pid)
+                if child and child not in self._known:
+                    self._parents[child] = pid
+                if self.inside.get(pid):
+                    request = k.PTRACE_SYSCALL
+            elif event == ptrace.EVENT_STOP:
+                self._add(pid)
+                if kind in _STOPPING:
+                    request = ptrace.LISTEN
+        elif pid not in self._known or (kind == _SIGSTOP and pid in self._unborn):
+            # a new thread or process: the kernel's SIGSTOP comes, and perhaps another signal before it
+            self._add(pid)
+            if kind == _SIGSTOP:
+                self._unborn.discard(pid)
+            else:
+                self._unborn.add(pid)
+                signal = kind
+        else:
+            info = None
+            if pid in self._held or pid in self._infos:
+                info = ptrace.signal_info(pid)
+            if pid in self._held and info is not None:  # not now: its handler would run in joey's call
+                self._held[pid].append((kind, info))
+                self.resume(pid, k.PTRACE_SYSCALL)
+                return
+            signal = kind
+            held = self._infos.get(pid)
+            if held and held[0] == kind and info is not None:
+                del self._infos[pid]
+                ptrace.set_signal_info(pid, held[1])
+            if kind in _STOPPING and not self.options.seize and ptrace.signal_info(pid) is None:
+                self._stopped.add(pid)  # a group stop: it ends with a SIGCONT
+                return
+        self.resume(pid, request, signal)
+
+    def resume(self, pid: int, request: int = -1, signal: int = 0) -> None:
+        """Let a thread go on. One that was killed meanwhile is told of by wait(2)."""
+        ptrace.request(self._go if request < 0 else request, pid, 0, signal)
+
+    def _look_at_stopped(self) -> None:
+        """Let those in a group stop go on whose process got a SIGCONT: it stays pending until the first takes it."""
+        found = {pid: _status(pid) for pid in self._stopped}
+        going = {group for group, continues in found.values() if continues}
+        for pid, (group, _) in found.items():
+            if group in going:
+                self._stopped.discard(pid)
+                self.resume(pid)
+
+    def _entered(self, pid: int) -> bool:
+        """A system call's begin. True: a handler has taken it, and the thread is on its way already."""
+        if ptrace.request(k.PTRACE_GETREGS, pid, 0, self._address) < 0:
+            return False
+        number = self.registers[ptrace.ORIG_RAX]
+        return any(handler.entered(pid, number) for handler in self._handlers)
+
+    def _exec(self, pid: int) -> int:
+        """A new program: other threads are gone; a 32-bit one is refused."""
+        if ptrace.request(ptrace.PEEKUSER, pid, ptrace.CS * 8, 0) == ptrace.CS_32BIT:
+            self.inside[pid] = self._refuse
+            return k.PTRACE_SYSCALL
+        former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
+        if former and former != pid:
+            self.forget(former)
+        elif not former:  # before Linux 3.0
+            for other in [other for other in self._known if not os.path.exists(f"/proc/{other}")]:
+                self.forget(other)
+        work = self.inside.get(pid)
+        if not work:
+            if not self.options.seccomp:
+                self.inside[pid] = None
+            else:
+                self.inside.pop(pid, None)
+        for handler in self._handlers:
+            handler.executed(pid)
+        return k.PTRACE_SYSCALL if work else self._go
+
+    # --- what handlers use --------------------------------------------------------------------------------------
+
+    def load(self, pid: int) -> None:
+        """Have `registers` be those of a stopped thread."""
+        ptrace.request(k.PTRACE_GETREGS, pid, 0, self._address)
+
+    def put(self, pid: int) -> None:
+        """Give a stopped thread the `registers`."""
+        ptrace.request(k.PTRACE_SETREGS, pid, 0, self._address)
+
+    def skip(self, pid: int, result: int, signal: int = 0) -> None:
+        """Have the call that begins answer `result` (an errno's is negative), and not be made."""
+        # a harmless one takes its place: since Linux 4.8 a container's filter judges what is set here
+        self.registers[ptrace.ORIG_RAX] = _GETPID
+        self.put(pid)
+
+        def skipped(at: int) -> None:
+            self.load(at)
+            self.registers[ptrace.RAX] = result & ptrace.NO_CALL
+            self.put(at)
+            self.resume(at, signal=signal)
+
+        self.run_to_end(pid, skipped)
+
+    def run_to_end(self, pid: int, after: Callable[[int], None]) -> None:
+        """Have the call that begins be made, and `after` be called at its end, with the thread stopped."""
+
+        def ended(at: int) -> None:
+            if self.by_filter and self._is_begin(at):  # before Linux 4.8 that comes after the filter's stop
+                self.inside[at] = after
+                self.resume(at, k.PTRACE_SYSCALL)
+            else:
+                after(at)
+
+        self.inside[pid] = ended
+        self.resume(pid, k.PTRACE_SYSCALL)
+
+    def _is_begin(self, pid: int) -> bool:
+        result = ptrace.request(ptrace.PEEKUSER, pid, ptrace.RAX * 8, 0) & ptrace.NO_CALL
+        number = ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0)
+        return result == _ENOSYS and 0 <= number <= _OLDEST_LAST
+
+    def work(self, pid: int, work: Work) -> None:
+        """Have a generator (handler.Work) go through the call that begins."""
+        self._advance(pid, work, None, ())
+
+    def _advance(self, pid: int, work: Work, result: int | None, saved: tuple[int, ...]) -> None:
+        """One step of a generator; `saved` are the thread's registers at the end of its own call."""
+        try:
+            wanted = next(work) if result is None else work.send(result)
+        except StopIteration:
+            self._finish(pid)
+            return
+        if wanted is None:
+            self.run_to_end(pid, lambda at: self._ended_own(at, work))
+            return
+        registers = self.registers
+        if not saved:
+            saved = tuple(registers)
+        self._held.setdefault(pid, [])
+        registers[ptrace.RIP] = saved[ptrace.RIP] - 2
+        registers[ptrace.RAX] = wanted[0]
+        registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
+        for place, value in zip(ptrace.ARGUMENTS, wanted[1:], strict=False):
+            registers[place] = value & ptrace.NO_CALL
+        self.put(pid)
+        number = wanted[0]
+        self.inside[pid] = lambda at: self._begun(at, work, number, saved)
+        self.resume(pid, k.PTRACE_SYSCALL)
+
+    def _ended_own(self, pid: int, work: Work) -> None:
+        self.load(pid)
+        self._advance(pid, work, _signed(self.registers[ptrace.RAX]), ())
+
+    def _begun(self, pid: int, work: Work, number: int, saved: tuple[int, ...]) -> None:
+        """The begin of a call in a thread's name: it must be that one, for its instruction may have been changed."""
+        if ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0) != number:
+            work.close()
+            guard.kill(pid)
+            return
+
+        def ended(at: int) -> None:
+            result = _signed(ptrace.request(ptrace.PEEKUSER, at, ptrace.RAX * 8, 0))
+            for place, word in enumerate(saved):
+                self.registers[place] = word
+            self._advance(at, work, result, saved)
+
+        self.inside[pid] = ended
+        self.resume(pid, k.PTRACE_SYSCALL)
+
+    def _finish(self, pid: int) -> None:
+        """A generator has ended: its thread goes on by `registers`, with what came for it meanwhile."""
+        self.put(pid)
+        held = self._held.pop(pid, [])
+        for signal, _ in held[1:]:
+            guard.send(pid, signal)
+        if held:
+            self._infos[pid] = held[0]
+        self.resume(pid, signal=held[0][0] if held else 0)
+
+    # --- 32-bit programs ----------------------------------------------------------------------------------------
+
+    def _refuse(self, pid: int) -> None:
+        """At the end of the exec of a 32-bit program: have it say so itself, by its own rights, and kill it."""
+        text = f"joey: {_program(pid)}: a 32-bit program can't run under the tracer\n".encode("utf-8", "replace")
+        registers = self.registers
+        self.load(pid)
+        stack = registers[ptrace.RSP] - 8192 & ~7
+        code = ptrace.peek(pid, registers[ptrace.RIP]) & 0xFFFFFFFFFFFF0000 | 0x80CD  # int $0x80
+        if ptrace.write(pid, stack, text) and ptrace.write(pid, registers[ptrace.RIP], code.to_bytes(8, "little")):
+            registers[ptrace.RAX], registers[ptrace.RBX] = 4, 2  # write(2) to the standard error
+            registers[ptrace.RCX], registers[ptrace.RDX] = stack, len(text)
+            registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
+            self.put(pid)
+            self.inside[pid] = self._say_and_end
+            self.resume(pid, k.PTRACE_SYSCALL)
+        else:
+            guard.kill(pid)
+
+    def _say_and_end(self, pid: int) -> None:
+        """The write has begun: its end is the program's."""
+        self.inside[pid] = guard.kill
+        self.resume(pid, k.PTRACE_SYSCALL)
+
+
+def _signed(value: int) -> int:
+    value &= ptrace.NO_CALL
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _status(pid: int) -> tuple[int, bool]:
+    """The process a thread belongs to, and whether a SIGCONT is pending for it. One that has ended goes on."""
+    group, pending = 0, False
+    try:
+        text = files.read_text(f"/proc/{pid}/status")
+    except (OSError, JoeyError):
+        return pid, True
+    for line in text.splitlines():
+        if line.startswith("Tgid:"):
+            group = int(line.split()[1])
+        elif line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> _SIGCONT - 1 & 1:
+            pending = True
+    return group, pending
+
+
+def _program(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return f"process {pid}"
