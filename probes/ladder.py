@@ -102,6 +102,13 @@ _TRACERS = (
               "as much; before Linux 3.0 a shell does not notice that its job was stopped"),
 )  # fmt: skip
 
+_BY_PTRACE = Mechanism(
+    "ptrace", ("ptrace.syscall",),
+    "a tracer enforces it: every system call costs some ten times as much, programs can't trace one another, 32-bit "
+    "ones are refused, a forbidden call that kills a thread kills its process; a program that rewrites its own code "
+    "while it runs can make 32-bit calls unseen",
+)  # fmt: skip
+
 _TABLE = (
     Feature(
         "root-change", "a root file system of its own", False,
@@ -190,11 +197,13 @@ _TABLE = (
     Feature(
         "seccomp", "the seccomp profile", True,
         Mechanism("filter", ("seccomp.filter",)),
+        _BY_PTRACE,
         Mechanism("none", (), "every system call of the kernel is open to the container", weaker=True),
     ),
     Feature(
         "seccomp-privileged", "the seccomp profile without no_new_privs", True,
         Mechanism("filter", ("seccomp.filter", "seccomp.filter-privileged")),
+        _BY_PTRACE,
         Mechanism("none", (), "every system call of the kernel is open to the container", weaker=True),
     ),
     *(

@@ -96,9 +96,10 @@ def process_steps(
     if stub is None:
         out.append(program.CheckProgram(prepare))
     out += _label_steps(bundle, plan)
+    out.append(program.RestoreSignals(signals.blocked()))
     if seccomp and no_new_privs:
         out.append(seccomp)
-    out.append(program.Exec(prepare, signals.blocked()))
+    out.append(program.Exec(prepare))
     return out
 
 

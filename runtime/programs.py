@@ -15,10 +15,9 @@ from .. import __version__
 from ..compat import files
 from ..compat.errors import JoeyError, KernelError
 from ..compat.rootpath import Root
-from ..compat.shim import divert, emulations, glibc
+from ..compat.shim import emulations, glibc
 from ..compat.shim.elffile import EM_X86_64, ElfFile, NotElf, read_open
 from ..compat.shim.glibc import Library
-from ..compat.tracing import tracer
 from ..probes.cache import directory
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
@@ -49,14 +48,6 @@ class Programs:
     def checks_kernel(self) -> bool:
         """Whether the program is static and refuses kernels that are too old for it."""
         return self.program is not None and not self.program.is_dynamic and glibc.REFUSAL in self.program.data
-
-
-def tracer_options(report: KernelReport, mechanism: str) -> tracer.Options:
-    """How the processes of a container are traced on this machine."""
-    bits = emulations.mask(lacking(report))
-    code = emulations.code_for(bits, report.machine.get("release", ""))
-    seize, exitkill = report.works("ptrace.seize"), report.works("ptrace.exitkill")
-    return tracer.Options([divert.Diversion(bits, code)], mechanism == "tracer-seccomp", seize, exitkill)
 
 
 def lacking(report: KernelReport) -> list[emulations.Emulation]:

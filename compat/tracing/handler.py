@@ -44,7 +44,8 @@ class Handler:
         """A new program is about to start in this process."""
 
     def born(self, pid: int, parent: int) -> None:
-        """A thread or process is new."""
+        """A thread or process is new. `parent` is the thread or process that made it; 0 where that is not known, as of
+        the first."""
 
     def ended(self, pid: int) -> None:
         """A thread or process is no more."""

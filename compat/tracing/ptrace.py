@@ -84,5 +84,5 @@ def signal_info(pid: int) -> bytes | None:
 
 
 def set_signal_info(pid: int, info: bytes) -> None:
-    buffer = cdata.create_string_buffer(info, SIGINFO_SIZE)
+    buffer = cdata.create_string_buffer(info.ljust(SIGINFO_SIZE, b"\0"), SIGINFO_SIZE)
     request(SETSIGINFO, pid, 0, cdata.addressof(buffer))

@@ -136,8 +136,11 @@ class Tracer:
         if pid not in self._known:
             self._known.add(pid)
             self._tell_guard(pid)
+            parent = self._parents.pop(pid, 0)
+            if not parent and len(self._known) > 1:  # its parent's word is still to come
+                parent = _maker(pid)
             for handler in self._handlers:
-                handler.born(pid, self._parents.pop(pid, 0))
+                handler.born(pid, parent)
 
     def forget(self, pid: int) -> None:
         """A thread is no more."""
@@ -288,8 +291,8 @@ class Tracer:
         """Give a stopped thread the `registers`."""
         ptrace.request(k.PTRACE_SETREGS, pid, 0, self._address)
 
-    def skip(self, pid: int, result: int, signal: int = 0) -> None:
-        """Have the call that begins answer `result` (an errno's is negative), and not be made."""
+    def skip(self, pid: int, result: int, signal: int = 0, info: bytes = b"") -> None:
+        """Have the call that begins answer `result` (an errno's is negative), and not be made; then send a signal."""
         # a harmless one takes its place: since Linux 4.8 a container's filter judges what is set here
         self.registers[ptrace.ORIG_RAX] = _GETPID
         self.put(pid)
@@ -298,6 +301,8 @@ class Tracer:
             self.load(at)
             self.registers[ptrace.RAX] = result & ptrace.NO_CALL
             self.put(at)
+            if info:
+                self._infos[at] = (signal, info)
             self.resume(at, signal=signal)
 
         self.run_to_end(pid, skipped)
@@ -406,6 +411,20 @@ class Tracer:
 def _signed(value: int) -> int:
     value &= ptrace.NO_CALL
     return value - (1 << 64) if value >> 63 else value
+
+
+def _maker(pid: int) -> int:
+    """The process a new thread belongs to, or the parent of a new process; 0 for one that has ended."""
+    numbers = {}
+    try:
+        text = files.read_text(f"/proc/{pid}/status")
+    except (OSError, JoeyError):
+        return 0
+    for line in text.splitlines():
+        if line.startswith(("Tgid:", "PPid:")):
+            numbers[line[:4]] = int(line.split()[1])
+    group = numbers.get("Tgid", pid)
+    return group if group != pid else numbers.get("PPid", 0)
 
 
 def _status(pid: int) -> tuple[int, bool]:

@@ -55,7 +55,8 @@ def _exec(arguments: Arguments, state: State) -> int:
         raise UsageError("a detached process with a terminal needs --console-socket")
     plan = plan_here(exec_needs(bundle, state.mechanisms.get("enter") == "agent"), arguments)
     seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
-    trace_as_chosen(lambda feature: state.mechanisms.get(feature, ""), bundle)  # as the container is
+    # its programs as the container's are, its profile by this plan
+    trace_as_chosen(lambda feature: plan.mechanism(feature) or state.mechanisms.get(feature, ""), bundle)
     say_unknown_capabilities(bundle)
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)

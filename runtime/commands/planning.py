@@ -76,13 +76,12 @@ def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
 
 
 def trace_as_chosen(mechanism_of: Callable[[str], str], bundle: bundles.Bundle) -> None:
-    """Have the bundle's processes traced, where that is the mechanism for its programs."""
-    for feature in ("static-program", "glibc"):
-        mechanism = mechanism_of(feature)
-        if mechanism in ("tracer", "tracer-seccomp"):
-            from ..programs import tracer_options
+    """Have the bundle's processes traced, where that is a mechanism of the plan."""
+    tracers = ("static-program", "glibc", "seccomp", "seccomp-privileged")
+    if any(mechanism_of(feature) in ("tracer", "tracer-seccomp", "ptrace") for feature in tracers):
+        from ..tracing import options
 
-            bundle.tracing = tracer_options(cached_or_probed(), mechanism)
+        bundle.tracing = options(cached_or_probed(), mechanism_of, bundle)
 
 
 def seal(made: Plan, again: bool = True) -> None:

@@ -193,14 +193,28 @@ class CheckProgram(Step):
         self.prepared.refuse_interpreter()
 
 
+class RestoreSignals(Step):
+    """Undo what joey's interpreter changed; before a profile that may not let it."""
+
+    __slots__ = ("mask",)
+
+    def __init__(self, mask: frozenset[int]) -> None:
+        self.mask = mask
+
+    def describe(self) -> str:
+        return "have signals as the caller has them"
+
+    def run(self) -> None:
+        signals.restore_for_exec(self.mask)
+
+
 class Exec(Step):
     """Replace this process by the container's program: through the stub, so that joey's interpreter is out of reach."""
 
-    __slots__ = ("prepared", "signal_mask", "stub")
+    __slots__ = ("prepared", "stub")
 
-    def __init__(self, prepared: Prepare, signal_mask: frozenset[int]) -> None:
+    def __init__(self, prepared: Prepare) -> None:
         self.prepared = prepared
-        self.signal_mask = signal_mask
         self.stub = prepared.stub
 
     def describe(self) -> str:
@@ -210,7 +224,6 @@ class Exec(Step):
         return f"exec{how}: " + " ".join(self.prepared.argv)
 
     def run(self) -> None:
-        signals.restore_for_exec(self.signal_mask)
         what = self.prepared
         try:
             if self.stub:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from joey.compat import constants as k
 from joey.compat import libc, syscalls
 from joey.compat.errors import BundleError
-from joey.compat.seccomp import load, words
+from joey.compat.seccomp import interpret, load, words
 from joey.compat.seccomp.profile import compile_profile
 from joey.probes.trying import call, child
 
@@ -41,6 +41,9 @@ def run(code: bytes, number: int, args: tuple[int, ...] = (), arch: int = X86_64
             place += yes if held else no
         else:
             assert op == 0x06
+            if number < 1 << 31:  # joey has one of its own, for kernels that have none
+                six = (args + (0,) * 6)[:6]
+                assert interpret.answer(interpret.decode(code), number, arch, 0, six)[0] == constant
             return int(constant)
 
 

@@ -99,6 +99,29 @@ def test_a_running_container_is_entered(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_seccomp_profile_holds(tmp_path: Path) -> None:
+    """This kernel has no seccomp: the profile is enforced by a tracer, beside both ways for the C library."""
+    rule = '{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}'
+    family = '{"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 97, "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}'
+    killed = '{"names": ["chroot"], "action": "SCMP_ACT_KILL"}'
+    change = f'c["linux"]["seccomp"] = {{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}, {family}, {killed}]}}'
+    script = "import os, socket; socket.socket(); print(len(os.getrandom(5))); socket.socket(socket.AF_UNIX)"
+    job = bundle("sh", "-c", f"mkdir /tmp/x; python3 -c '{script}'; chroot /; echo $?; stat -c %F /", change=change)
+    for way in WAYS:
+        job += f"echo '## {way}'; joey run --force glibc={way} -b /b judged 2>&1 | grep -v warning\n"
+    job += "joey run --force seccomp-privileged=none -b /b judged\n"
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
+    assert status == 1, output
+    assert "too weak for the strict policy" in output
+    for part in output.split("## ")[1:]:
+        lines = part.splitlines()
+        assert any("create directory" in line and line.endswith("Operation not supported") for line in lines)
+        assert "5" in lines
+        assert "OSError: [Errno 97] Address family not supported by protocol" in lines
+        assert "159" in lines
+        assert "directory" in lines
+
+
 def test_storms_under_both_ways(tmp_path: Path) -> None:
     mounts = 'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})'
     job = bundle("python3", "/programs/storm.py", change=mounts)

@@ -249,31 +249,6 @@ def build_printer_of_euid(path: Path) -> None:
     subprocess.run(["cc", "-static", "-o", str(path), str(source)], check=True)
 
 
-def seccomp(**rule: Any) -> Any:
-    def change(config: dict[str, Any]) -> None:
-        config["linux"]["seccomp"] = {
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "syscalls": [{"action": "SCMP_ACT_ERRNO", **rule}],
-        }
-
-    return change
-
-
-@pytest.mark.parametrize("nnp", [True, False])
-def test_seccomp_denies_and_kills(nnp: bool, joey: Joey, bundle: MakeBundle) -> None:
-    def change(config: dict[str, Any]) -> None:
-        seccomp(names=["mkdir", "mkdirat"], errnoRet=123)(config)
-        config["process"]["noNewPrivileges"] = nnp
-
-    out = sh(bundle, joey, "mkdir /tmp/x 2>&1; grep -E 'Seccomp:|NoNew' /proc/self/status", change)
-    assert "No medium found" in out  # errno 123
-    assert f"NoNewPrivs:\t{int(nnp)}" in out
-    assert "Seccomp:\t2" in out
-    killing = seccomp(names=["mkdir", "mkdirat"], action="SCMP_ACT_KILL_PROCESS")
-    folder = bundle("sh", "-c", "mkdir /tmp/x; echo $?", change=killing)
-    assert joey("run", "-b", str(folder), joey.id()).stdout.strip() == "159"
-
-
 def test_signals_are_forwarded(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
     script = "trap 'echo got; exit 42' TERM; echo up; while :; do sleep 0.1; done"
     folder = bundle("sh", "-c", script)

@@ -1,0 +1,42 @@
+"""Which tracer a container's processes have on this machine: for its programs, for its seccomp profile, or none."""
+
+from __future__ import annotations
+
+from ..compat.shim import divert, emulations
+from ..compat.tracing import tracer
+from ..compat.tracing.handler import Handler
+from .programs import lacking
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..probes.report import KernelReport
+    from .bundle import Bundle
+
+PROGRAMS = ("static-program", "glibc")
+PROFILE = ("seccomp", "seccomp-privileged")
+
+
+def _by_programs(mechanism_of: Callable[[str], str]) -> str:
+    return next((way for name in PROGRAMS if (way := mechanism_of(name)).startswith("tracer")), "")
+
+
+def _by_profile(mechanism_of: Callable[[str], str]) -> bool:
+    return any(mechanism_of(name) == "ptrace" for name in PROFILE)
+
+
+def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bundle) -> tracer.Options:
+    """How the processes are traced. The profile is asked first: it judges what the program does, and the shim too."""
+    handlers: list[Handler] = []
+    if _by_profile(mechanism_of):
+        from ..compat.seccomp.enforce import Profile
+        from .filters import compiled
+
+        handlers.append(Profile(compiled(bundle.linux["seccomp"])))
+    programs = _by_programs(mechanism_of)
+    if programs:
+        bits = emulations.mask(lacking(report))
+        handlers.append(divert.Diversion(bits, emulations.code_for(bits, report.machine.get("release", ""))))
+    by_filter = programs == "tracer-seccomp" and not _by_profile(mechanism_of)
+    return tracer.Options(handlers, by_filter, report.works("ptrace.seize"), report.works("ptrace.exitkill"))
