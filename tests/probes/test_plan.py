@@ -80,20 +80,19 @@ def test_the_three_kernels_differ_where_they_should() -> None:
     assert [choose(item, "cgroup.memory")[0] for item in (old, el6, new)] == ["v1-own-mount", "v1", "v1"]
     assert [choose(item, "path-resolution")[0] for item in (old, el6, new)] == ["walk", "walk", "openat2"]
     assert [choose(item, "no-new-privs")[0] for item in (old, el6, new)] == ["nosuid-mounts", "prctl", "prctl"]
-    assert [choose(item, "seccomp")[0] for item in (old, el6, new)] == ["", "", "filter"]
-    assert [choose(item, "seccomp", "permissive")[0] for item in (old, el6, new)] == ["none", "none", "filter"]
+    assert [choose(item, "seccomp")[0] for item in (old, el6, new)] == ["ptrace", "ptrace", "filter"]
+    assert [choose(item, "enter")[0] for item in (old, el6, new)] == ["agent", "setns", "setns"]
     assert [choose(item, "userns")[0] for item in (old, el6, new)] == ["", "", "native"]
     assert [choose(item, "setns.mnt")[0] for item in (old, el6, new)] == ["", "native", "native"]
     assert [choose(item, "cgroup.cpu.quota")[0] for item in (old, el6, new)] == ["", "native", "native"]
 
 
 def test_a_refusal_names_the_field_the_evidence_and_the_way_out() -> None:
-    made = plan(recorded("vanilla-2.6.32"), [Need("seccomp", "linux.seccomp")])
+    made = plan(recorded("vanilla-2.6.32"), [Need("cgroup.cpu.quota", "linux.resources.cpu.quota")])
     reason = made.refusals[0].reason
-    assert "seccomp.filter absent" in reason
-    assert "EINVAL" in reason
+    assert "cgroup.cpu.quota absent" in reason
     assert "--policy permissive" in reason
-    with pytest.raises(PlanRefused, match="linux.seccomp: the seccomp profile"):
+    with pytest.raises(PlanRefused, match="linux.resources.cpu.quota: CPU quota"):
         made.require()
 
 
@@ -134,15 +133,15 @@ def test_the_command_plans_for_another_machine(joey: Joey, bundle: MakeBundle) -
 
 
 def test_the_command_answers_1_for_a_refusal(joey: Joey, bundle: MakeBundle) -> None:
-    def with_seccomp(config: dict) -> None:  # type: ignore[type-arg]
-        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+    def with_a_process_limit(config: dict) -> None:  # type: ignore[type-arg]
+        config["linux"]["resources"]["pids"] = {"limit": 100}
 
-    path = str(bundle("true", change=with_seccomp))
+    path = str(bundle("true", change=with_a_process_limit))
     done = joey("plan", "-b", path, "--report", str(REPORTS / "centos6-2.6.32.json"), check=False)
     assert done.returncode == 1
     assert "can't run there" in done.stdout
     words = ("plan", "-b", path, "--report", str(REPORTS / "centos6-2.6.32.json"), "--policy", "permissive")
-    assert "every system call of the kernel is open" in joey(*words).stdout
+    assert "no process limit is applied" in joey(*words).stdout
 
 
 def test_run_refuses_what_plan_refuses(joey: Joey, bundle: MakeBundle) -> None:
