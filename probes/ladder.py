@@ -64,7 +64,8 @@ def _namespace_in_userns(name: str, title: str) -> Feature:
     )
 
 
-def _controller(name: str, title: str) -> Feature:
+def _controller(name: str, title: str, *without: Mechanism) -> Feature:
+    """`without`: what does for a limit where no hierarchy carries the controller."""
     finding = f"cgroup.{name}"
     return Feature(
         finding,
@@ -73,7 +74,7 @@ def _controller(name: str, title: str) -> Feature:
         Mechanism("v1", (f"{finding}@1",)),
         Mechanism("v2", (f"{finding}@2",)),
         Mechanism("v1-own-mount", (f"{finding}@unmounted",)),
-        Mechanism("none", (), f"no {title} is applied", weaker=True),
+        *(without or (Mechanism("none", (), f"no {title} is applied", weaker=True),)),
     )
 
 
@@ -167,6 +168,12 @@ _TABLE = (
         Mechanism("agent", (),
                   "a process of joey's stays in the container and forks what is executed there: it takes some memory, "
                   "whoever may kill in there can end it, and a detached process is its child, not joey's caller's"),
+    ),
+    Feature(
+        "pause", "a pause of all its processes", False,
+        Mechanism("freezer", ("cgroup.freezer",)),
+        Mechanism("sigstop", (), "processes are stopped by a signal: their parents are told, and what enters the "
+                                 "container meanwhile can let them go on by SIGCONT"),
     ),
     Feature("readonly-bind", "read-only mounts", True, Mechanism("native", ("mount.bind-readonly",))),
     Feature(
@@ -279,11 +286,38 @@ _TABLE = (
         Mechanism("native", ("keyring",)),
         Mechanism("none", (), "the container shares the caller's session keyring"),
     ),
-    _controller("memory", "memory limit"),
-    _controller("cpu", "CPU limit"),
-    _controller("cpuset", "CPU pinning"),
-    _controller("pids", "process limit"),
-    _controller("blkio", "disk bandwidth limit"),
+    _controller(
+        "memory", "memory limit",
+        Mechanism("watcher", ("fs.proc",),
+                  "a process of joey's adds up what the container's processes have for themselves, twenty times a "
+                  "second, and kills the largest: a quick one gets beyond the limit for a moment, and files in memory "
+                  "are not counted", weaker=True),
+        Mechanism("none", (), "no memory limit is applied", weaker=True),
+    ),
+    _controller(
+        "cpu", "CPU limit",
+        Mechanism("nice", (), "shares are a nice value of each process: many processes get more than few", weaker=True),
+    ),
+    _controller(
+        "cpuset", "CPU pinning",
+        Mechanism("affinity", (), "pinning is each process's CPU affinity, which it can change; memory nodes are not "
+                                  "kept", weaker=True),
+    ),
+    _controller(
+        "pids", "process limit",
+        Mechanism("ptrace", ("ptrace.syscall",),
+                  "a tracer keeps it: every system call costs some ten times as much (before Linux 3.5), programs "
+                  "can't trace one another, 32-bit ones are refused"),
+        Mechanism("watcher", ("fs.proc",),
+                  "a process of joey's counts the container's threads twenty times a second, and kills the youngest "
+                  "processes: a fork bomb gets beyond the limit for a moment", weaker=True),
+        Mechanism("none", (), "no process limit is applied", weaker=True),
+    ),
+    _controller(
+        "blkio", "disk bandwidth limit",
+        Mechanism("io-priority", (), "a weight is an I/O priority of each process; throttles are not applied",
+                  weaker=True),
+    ),
     _controller("hugetlb", "huge page limit"),
     _controller("net_cls", "network class"),
     _controller("net_prio", "network priority"),

@@ -30,6 +30,7 @@ from .steps import Step, cloning, devices, libraries, parent, process, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 # Added after a bundle's own device rules, as runc does: the default devices, terminals, and mknod of anything.
@@ -98,6 +99,10 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.after = by_parent.leave
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
     state.cgroup = cgroup_of(bundle, state.id, plan)
+    if bundle.tracing:
+        from .tracing import limit_forks
+
+        limit_forks(bundle, plan.mechanism, state)
     if is_born_in_v2(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = state.cgroup
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener)
@@ -195,6 +200,11 @@ def _parent_steps(
 
         out.append(RecordAgent(state, clone))
     out += tracer_steps(bundle, clone, state.folder)
+    watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids")]
+    if any(watched):
+        from .steps.limits import StartWatcher
+
+        out.append(StartWatcher(state, bundle, *watched))
     return out
 
 
@@ -266,6 +276,7 @@ def _child_steps(
     out += placed
     out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
     made = make(bundle, plan, state, options.keep_fds)
+    out += limits_of_oneself(bundle, plan.mechanism)
     if plan.mechanism("enter") == "agent" and os.path.isdir(state.folder):
         from . import agent
         from .steps.agent import StartAgent
@@ -330,12 +341,22 @@ def _enter_steps(
     return out
 
 
+def limits_of_oneself(bundle: Bundle, mechanism_of: Callable[[str], str]) -> list[Step]:
+    """What a process does about limits that no controller keeps."""
+    ways = [mechanism_of(f"cgroup.{name}") for name in ("cpu", "cpuset", "blkio")]
+    if not {"nice", "affinity", "io-priority"}.intersection(ways):
+        return []
+    from .steps.limits import own_limits
+
+    return own_limits(bundle.resources, mechanism_of)
+
+
 def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The resources without what the plan gives up (mechanism `none`), section by section."""
+    """The resources that cgroups are to keep: without what the plan gives to another mechanism, or up."""
     out = {key: value for key, value in resources.items() if key != "devices"}
     sections = {"memory": "memory", "pids": "pids", "blockIO": "blkio", "hugepageLimits": "hugetlb", "rdma": "rdma"}
     for section, controller in sections.items():
-        if plan.mechanism(f"cgroup.{controller}") == "none":
+        if not _by_cgroup(plan, f"cgroup.{controller}"):
             out.pop(section, None)
     for section, keys, feature in (
         ("cpu", ("cpus", "mems"), "cgroup.cpuset"),
@@ -353,11 +374,16 @@ def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
         ("network", ("priorities",), "cgroup.net_prio"),
         ("blockIO", ("weight", "leafWeight", "weightDevice"), "cgroup.blkio.weight"),
     ):
-        if plan.mechanism(feature) == "none" and section in out:
+        if not _by_cgroup(plan, feature) and section in out:
             out[section] = {key: value for key, value in out[section].items() if key not in keys}
-    if plan.mechanism("cgroup.blkio.throttle") == "none" and "blockIO" in out:
+    if not _by_cgroup(plan, "cgroup.blkio.throttle") and "blockIO" in out:
         out["blockIO"] = {key: value for key, value in out["blockIO"].items() if not key.startswith("throttle")}
     return {key: value for key, value in out.items() if value}
+
+
+def _by_cgroup(plan: Plan, feature: str) -> bool:
+    """Whether a feature is left to cgroups; also what the bundle does not ask for."""
+    return plan.mechanism(feature) in ("", "v1", "v2", "v1-own-mount", "native")
 
 
 def map_lines(section: dict[str, Any], key: str) -> list[tuple[int, int, int]]:

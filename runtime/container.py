@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..compat import terminal
+from ..compat.constants import SIGKILL
 from ..compat.errors import JoeyError, StateError, StepError
 from . import log, state
 from .channel import Channel
@@ -125,4 +126,8 @@ def _poststop_hooks(container: State) -> list[dict[str, Any]]:
 def _kill_all(container: State) -> None:
     if container.cgroup.groups:
         container.cgroup.kill()
+    elif container.alive():
+        from . import members
+
+        members.send(members.pids(container), SIGKILL)  # before the first: what it leaves behind can't be found
     kill_process(container)

@@ -8,7 +8,7 @@ from ..compat import terminal
 from ..compat.errors import StateError
 from ..compat.namespaces import NAMESPACES, same
 from ..probes.plan import Plan
-from .build import tracer_steps
+from .build import limits_of_oneself, tracer_steps
 from .bundle import Bundle
 from .channel import Channel
 from .launch import Start, let_go, run_child
@@ -28,6 +28,10 @@ def enter_steps(
     channel = Channel()
     cgroup = state.cgroup.below(sub_groups)
     cgroup.beside = 0 if sub_groups else state.pid
+    if bundle.tracing:
+        from .tracing import limit_forks
+
+        limit_forks(bundle, lambda feature: state.mechanisms.get(feature, ""), state)
     made = make(bundle, plan, state, keep_fds)
     console = terminal.connect_unix(console_socket) if console_socket else None
     if state.mechanisms.get("enter") == "agent":
@@ -61,7 +65,7 @@ def enter_steps(
     by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))
     if is_born_in_v2(paths, cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = cgroup
-    clone.first = tuple(_first_steps(bundle))
+    clone.first = tuple(_first_steps(bundle) + limits_of_oneself(bundle, lambda name: state.mechanisms.get(name, "")))
     if 1 not in by_parent:
         clone.first = (*clone.first, process.EnterCgroups(cgroup))
     hookless = State("", state.id, state.bundle, state.rootfs)

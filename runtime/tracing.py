@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ..probes.report import KernelReport
     from .bundle import Bundle
+    from .state import State
 
 PROGRAMS = ("static-program", "glibc")
 PROFILE = ("seccomp", "seccomp-privileged")
@@ -38,5 +39,17 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
     if programs:
         bits = emulations.mask(lacking(report))
         handlers.append(divert.Diversion(bits, emulations.code_for(bits, report.machine.get("release", ""))))
-    by_filter = programs == "tracer-seccomp" and not _by_profile(mechanism_of)
+    filters = programs == "tracer-seccomp" or (not programs and report.works("ptrace.seccomp-stop"))
+    by_filter = filters and not _by_profile(mechanism_of)
     return tracer.Options(handlers, by_filter, report.works("ptrace.seize"), report.works("ptrace.exitkill"))
+
+
+def limit_forks(bundle: Bundle, mechanism_of: Callable[[str], str], state: State) -> None:
+    """Have the tracer keep the process limit, where that is the plan. Before the tracer's filter is made."""
+    if mechanism_of("cgroup.pids") != "ptrace" or bundle.tracing is None:
+        return
+    from ..compat.limits.forks import ForkLimit
+    from .steps.limits import Limits
+
+    limits = Limits(state.folder, bundle.resources)
+    bundle.tracing.handlers.append(ForkLimit(limits.count, state.cgroup.task_files))

@@ -263,6 +263,10 @@ class Cgroup:
         """Whether there are processes in the groups or below, those of other pid namespaces included."""
         return bool(self._procs())
 
+    def task_files(self) -> list[str]:
+        """The files that list the threads in the groups themselves, one for each hierarchy."""
+        return [f"{group.path}/{'tasks' if group.version == 1 else 'cgroup.threads'}" for group in self.groups]
+
     def pids(self) -> list[int]:
         """Every process in the groups and below, in pid order. A vanished group counts as empty.
 

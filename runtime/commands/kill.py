@@ -14,22 +14,19 @@ def run(arguments: Arguments) -> int:
     state = container_of(arguments)
     number = signal_number(arguments.words[1] if len(arguments.words) > 1 else "TERM")
     if arguments.switch("all"):
-        for pid in state.cgroup.pids():  # of a stopped container too: what is left of it
-            _send(pid, number)
+        from .. import members
+
+        members.send(members.pids(state), number)  # of a stopped container too: what is left of it
     elif not state.alive():
         raise StateError("container not running", slug="not-running")
     else:
-        _send(state.pid, number)
+        try:
+            os.kill(state.pid, number)
+        except ProcessLookupError:
+            pass  # it has ended since
     if number == SIGKILL and state.cgroup.frozen():
         state.cgroup.freeze(False)  # a frozen v1 group can't die
     return 0
-
-
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def signal_number(word: str) -> int:

@@ -1,10 +1,13 @@
-"""`joey pause` and `joey resume`: the freezer."""
+"""`joey pause` and `joey resume`: by the freezer, or by signals."""
 
 from __future__ import annotations
 
 from ...compat.errors import StateError
+from ...probes.plan import Need
+from .. import members
 from ..options import Arguments, Command
 from .common import container_of
+from .planning import PLAN_OPTIONS, plan_here, say_losses
 
 
 def pause(arguments: Arguments) -> int:
@@ -12,12 +15,13 @@ def pause(arguments: Arguments) -> int:
     status = state.status()
     if status not in ("running", "created"):
         raise StateError(f"container not running: it is {status}", slug="not-running")
-    if not state.cgroup.freeze(True):
-        raise StateError(
-            "no freezer is mounted for this container: it can't be paused",
-            "mount the freezer controller before the container is created",
-            "no-freezer",
-        )
+    made = plan_here([Need("pause", "pause")], arguments)
+    if made.mechanism("pause") == "freezer" and state.cgroup.freeze(True):
+        return 0
+    say_losses(plan_here([Need("pause", "pause")], arguments, {"pause": "sigstop"}))
+    state.stopped = True
+    state.save()  # first: a killed joey's is resumed, or paused again
+    members.stop(state)
     return 0
 
 
@@ -26,7 +30,12 @@ def resume(arguments: Arguments) -> int:
     status = state.status()
     if status != "paused":
         raise StateError(f"container not paused: it is {status}", slug="not-paused")
-    state.cgroup.freeze(False)
+    if state.stopped:
+        members.go_on(state)
+        state.stopped = False
+        state.save()
+    else:
+        state.cgroup.freeze(False)
     return 0
 
 
@@ -37,6 +46,10 @@ COMMAND = Command(
     words="ID",
     least=1,
     most=1,
-    detail="By the cgroup freezer: the processes are not signalled and can't tell. `joey resume ID` lets them go on.",
+    options=PLAN_OPTIONS,
+    detail=(
+        "By the cgroup freezer: the processes are not signalled and can't tell. Where the container is in none, by\n"
+        "SIGSTOP to each, which is said. `joey resume ID` lets them go on."
+    ),
 )
 RESUME = Command("resume", "let a paused container go on", resume, words="ID", least=1, most=1)

@@ -42,9 +42,9 @@ def forced_of(arguments: Arguments) -> dict[str, str]:
     return out
 
 
-def plan_here(needs: list[Need], arguments: Arguments) -> Plan:
+def plan_here(needs: list[Need], arguments: Arguments, forced: dict[str, str] | None = None) -> Plan:
     """The plan for this machine, by its cached report; refusals raise PlanRefused."""
-    made = plan(cached_or_probed(), needs, policy_of(arguments), forced_of(arguments))
+    made = plan(cached_or_probed(), needs, policy_of(arguments), forced or forced_of(arguments))
     made.require()
     return made
 
@@ -77,7 +77,7 @@ def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
 
 def trace_as_chosen(mechanism_of: Callable[[str], str], bundle: bundles.Bundle) -> None:
     """Have the bundle's processes traced, where that is a mechanism of the plan."""
-    tracers = ("static-program", "glibc", "seccomp", "seccomp-privileged")
+    tracers = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids")
     if any(mechanism_of(feature) in ("tracer", "tracer-seccomp", "ptrace") for feature in tracers):
         from ..tracing import options
 

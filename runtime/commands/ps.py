@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
 from ...compat import files, jsonio
 from ...compat.errors import StateError, UsageError
+from .. import members
 from ..options import Arguments, Command, Option
-from ..state import State
 from .common import container_of
 from .list import print_table
 
 
 def run(arguments: Arguments) -> int:
     state = container_of(arguments)
-    pids = container_pids(state)
+    pids = members.pids(state)
     if arguments.text("format") == "json":
         print(jsonio.dumps(pids))
         return 0
@@ -29,28 +27,6 @@ def run(arguments: Arguments) -> int:
             table.append(row)
     print_table(table)
     return 0
-
-
-def container_pids(state: State) -> list[int]:
-    """The host's pids of a container's processes: by cgroup, else those in its pid namespace, else its first alone."""
-    pids = state.cgroup.pids()
-    if pids or not state.alive():
-        return pids
-    try:
-        own = os.readlink(f"/proc/{state.pid}/ns/pid")
-        if own == os.readlink("/proc/self/ns/pid"):
-            return [state.pid]
-        found = []
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                try:
-                    if os.readlink(f"/proc/{name}/ns/pid") == own:
-                        found.append(int(name))
-                except OSError:
-                    continue  # it ended, or is another user's
-        return sorted(found)
-    except OSError:
-        return [state.pid]
 
 
 def _row(pid: int) -> list[str]:

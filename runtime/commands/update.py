@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ...compat import files, jsonio
-from ...compat.cgroup.settings import settings
+from ...compat.cgroup.settings import controllers_needed, settings
 from ...compat.cgroup.stats import memory_usage
 from ...compat.errors import BundleError, JoeyError, StateError, UsageError
 from .. import bundle as bundles
@@ -56,10 +56,8 @@ def run(arguments: Arguments) -> int:
     versions = state.cgroup.versions()
     _complete(change, bundle.resources, versions)
     _check_usage(change, state)
-    writes = settings(change, versions)
-    if not writes and not change.get("devices"):
-        return 0
-    state.cgroup.update(writes)
+    _check_kept(change, state, versions)
+    state.cgroup.update(settings(change, versions))
     if "devices" in change:
         from ..build import device_rules
 
@@ -123,6 +121,18 @@ def _complete(change: dict[str, Any], present: dict[str, Any], versions: dict[st
         memory["swap"] = -1  # swap counts memory too: it can't stay below (runc does the same)
     if versions.get("memory") == 2 and "swap" in memory and "limit" not in memory and had.get("limit"):
         memory["limit"] = had["limit"]
+
+
+def _check_kept(change: dict[str, Any], state: State, versions: dict[str, int]) -> None:
+    """Refuse what nothing would keep: no cgroup of the container, and no process that looks after it."""
+    for controller, field in controllers_needed(change).items():
+        by = state.mechanisms.get(f"cgroup.{controller}", "")
+        if controller not in versions and by not in ("watcher", "ptrace"):
+            raise JoeyError(
+                f"{field}: the container is in no cgroup that carries {controller}",
+                f"it was made with {by or 'no limit of that kind'}: make it anew",
+                "cgroup",
+            )
 
 
 def _check_usage(change: dict[str, Any], state: State) -> None:

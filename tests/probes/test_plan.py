@@ -133,15 +133,15 @@ def test_the_command_plans_for_another_machine(joey: Joey, bundle: MakeBundle) -
 
 
 def test_the_command_answers_1_for_a_refusal(joey: Joey, bundle: MakeBundle) -> None:
-    def with_a_process_limit(config: dict) -> None:  # type: ignore[type-arg]
-        config["linux"]["resources"]["pids"] = {"limit": 100}
+    def with_an_rdma_limit(config: dict) -> None:  # type: ignore[type-arg]
+        config["linux"]["resources"]["rdma"] = {"mlx5_1": {"hcaHandles": 1}}
 
-    path = str(bundle("true", change=with_a_process_limit))
+    path = str(bundle("true", change=with_an_rdma_limit))
     done = joey("plan", "-b", path, "--report", str(REPORTS / "centos6-2.6.32.json"), check=False)
     assert done.returncode == 1
     assert "can't run there" in done.stdout
     words = ("plan", "-b", path, "--report", str(REPORTS / "centos6-2.6.32.json"), "--policy", "permissive")
-    assert "no process limit is applied" in joey(*words).stdout
+    assert "no RDMA limit is applied" in joey(*words).stdout
 
 
 def test_run_refuses_what_plan_refuses(joey: Joey, bundle: MakeBundle) -> None:

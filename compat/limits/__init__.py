@@ -1,0 +1,6 @@
+"""Limits without a cgroup controller: weaker, or dearer, than the kernel's.
+
+forks.py    a tracer's handler that refuses new threads and processes beyond a limit
+watch.py    the memory and the number of a container's processes added up, and what is done when they are too many
+shares.py   CPU and disk shares as a nice value and an I/O priority
+"""
