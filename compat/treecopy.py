@@ -9,6 +9,9 @@ import errno
 import os
 import stat
 
+from . import xattrs
+from .errors import KernelError
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 CHUNK = 1 << 20
 MAX_DEPTH = 256
@@ -98,12 +101,12 @@ def _finish_directory(source: int, target: int) -> None:
 def _xattrs(source: int, target: int) -> None:
     """Copy what attributes the target can hold; before Linux 6.6 tmpfs has no user.* ones."""
     try:
-        names = os.listxattr(source)
-    except OSError:
+        names = xattrs.names(source)
+    except KernelError:
         return
     for name in names:
         try:
-            os.setxattr(target, name, os.getxattr(source, name))
-        except OSError as error:
+            xattrs.set(target, name, xattrs.get(source, name))
+        except KernelError as error:
             if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.ENODATA):
                 raise

@@ -193,6 +193,14 @@ _TABLE = (
         Mechanism("mknod", ("device.mknod-in-userns",)),
         Mechanism("bind", ()),
     ),
+    Feature(
+        "disk-quota", "a limit of what its directories hold", True,
+        Mechanism("project-quota", ("place.project-quota",)),
+        Mechanism("btrfs-qgroup", ("place.btrfs-qgroup",)),
+        Mechanism("loop-image", ("place.loop-image",),
+                  "what the container writes is in an image file beside the bundle (joey-quota/), a copy of the "
+                  "directories as they were, made at the first start"),
+    ),
     Feature("fs.proc", "a proc file system of its own", False, Mechanism("native", ("fs.proc",))),
     Feature("fs.devpts", "terminals of its own", False, Mechanism("native", ("fs.devpts-newinstance",))),
     Feature(

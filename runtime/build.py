@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .steps.quotas import MakeImages
+
 # Added after a bundle's own device rules, as runc does: the default devices, terminals, and mknod of anything.
 DEFAULT_DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": True, "type": "c", "access": "m"},
@@ -105,10 +107,28 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         limit_forks(bundle, plan.mechanism, state)
     if is_born_in_v2(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = state.cgroup
-    child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener)
-    before: list[Step] = [by_parent] if by_parent else []
+    quotas, images = quota_steps(bundle, plan, state)
+    child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener, images)
+    before: list[Step] = [*quotas, by_parent] if by_parent else quotas
     before += _id_mapped(bundle, child)
-    return Start(tuple(_parent_steps(bundle, plan, state, clone, before)), tuple(child), channel, clone)
+    return Start(tuple(_parent_steps(bundle, plan, state, clone, before, images)), tuple(child), channel, clone)
+
+
+def quota_steps(bundle: Bundle, plan: Plan, state: State) -> tuple[list[Step], MakeImages | None]:
+    """The parent's steps that limit directories; those that make images are told of, for the child mounts them."""
+    by = plan.mechanism("disk-quota")
+    if not by or bundle.quota is None:
+        return [], None
+    from .quota import IMAGES
+    from .steps import quotas
+
+    if by == "project-quota":
+        return [quotas.LimitProjects(bundle.quota, state)], None
+    if by == "btrfs-qgroup":
+        return [quotas.LimitSubvolumes(bundle.quota, state)], None
+    rules = device_rules(bundle.resources.get("devices") or [], bundle) if _limits_devices(plan) else None
+    images = quotas.MakeImages(bundle.quota, state, f"{bundle.path}/{IMAGES}", rules)
+    return [images], images
 
 
 def time_offsets(bundle: Bundle) -> str:
@@ -156,9 +176,14 @@ def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
     resources = granted(bundle.resources, plan)
     if resources:
         out.append(parent.LimitCgroup(cgroup, resources))
-    if (plan.mechanism("device-rules") or plan.mechanism("device-rules-default")) not in ("", "user-namespace", "none"):
+    if _limits_devices(plan):
         out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
     return out
+
+
+def _limits_devices(plan: Plan) -> bool:
+    by = plan.mechanism("device-rules") or plan.mechanism("device-rules-default")
+    return by not in ("", "user-namespace", "none")
 
 
 def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
@@ -170,7 +195,12 @@ def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
 
 
 def _parent_steps(
-    bundle: Bundle, plan: Plan, state: State, clone: cloning.NewProcess, before: list[Step]
+    bundle: Bundle,
+    plan: Plan,
+    state: State,
+    clone: cloning.NewProcess,
+    before: list[Step],
+    images: MakeImages | None,
 ) -> list[Step]:
     cgroup = state.cgroup
     out = cgroup_steps(bundle, plan, state)
@@ -195,6 +225,10 @@ def _parent_steps(
         out += [parent.RunRuntimeHooks(kind, hooks, state) for kind, hooks in early]
         out.append(parent.Release(clone, "change its root"))
     out.append(parent.Await(clone, b"ready"))
+    if images:
+        from .steps.quotas import LetGoOfImages
+
+        out.append(LetGoOfImages(images))
     if plan.mechanism("enter") == "agent":
         from .steps.agent import RecordAgent
 
@@ -227,6 +261,7 @@ def _child_steps(
     fds: dict[str, int],
     late: list[str],
     listener: _socket.socket | None,
+    images: MakeImages | None,
 ) -> list[Step]:
     user = bundle.process.get("user") or {}
     extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" else 0
@@ -258,7 +293,7 @@ def _child_steps(
         out.append(process.RaiseLoopback())
     if options.new_keyring and plan.mechanism("session-keyring") == "native":
         out.append(process.NewKeyring(state.id))
-    mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra)
+    mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra, images)
     out += mounts
     if bundle.process.get("terminal"):
         from .steps import console
@@ -290,16 +325,21 @@ def _child_steps(
 
 
 def _mount_steps(
-    bundle: Bundle, plan: Plan, state: State, root: Root, cgroupns: bool, extra: int
+    bundle: Bundle, plan: Plan, state: State, root: Root, cgroupns: bool, extra: int, images: MakeImages | None
 ) -> tuple[list[Step], list[str]]:
     """Mounts and devices; and the places to make read-only once everything is there."""
-    out: list[Step] = [rootfs.CutPropagation(root, bundle.linux.get("rootfsPropagation", ""), extra)]
+    out: list[Step] = [rootfs.CutPropagation(root, bundle.linux.get("rootfsPropagation", ""))]
+    if images:
+        from .steps.quotas import MountImages
+
+        out.append(MountImages(images, extra))
+    out.append(rootfs.BindRoot(root, images.place("/") if images else root.path, extra))
     read_only = []
     if plan.mechanism("glibc") == "rewritten-libc":
         for path, _, file in library_files(bundle, state):
             entry: dict[str, Any] = {"destination": path, "type": "bind", "source": file, "options": ["bind", "ro"]}
             out.append(rootfs.MountEntry(root, entry, bundle.path, "", extra))
-    for entry in bundle.mounts:
+    for entry in images.entries(bundle.mounts) if images else bundle.mounts:
         if entry.get("type") == "mqueue" and plan.mechanism("fs.mqueue") == "none":
             continue
         if entry.get("type") in ("cgroup", "cgroup2") and not is_bind(entry):

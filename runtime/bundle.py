@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..compat.tracing.tracer import Options as TracerOptions
+    from .quota import DiskQuota
 
 CONFIG_LIMIT = 8 << 20
 
@@ -42,6 +43,7 @@ class Bundle:
         "namespaces",
         "path",
         "process",
+        "quota",
         "rewritten",
         "rootfs",
         "tracing",
@@ -54,6 +56,7 @@ class Bundle:
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
+        self.quota: DiskQuota | None = None  # limits of its directories
         self.tracing: TracerOptions | None = None  # how its processes are traced, where they are
         self.linux: dict[str, Any] = config.get("linux") or {}
         self.namespaces: dict[str, str] = {

@@ -87,6 +87,10 @@ def take_down(container: State) -> None:
     try:
         _kill_all(container)
         container.cgroup.remove()
+        if container.quotas:
+            from .steps.quotas import lift
+
+            lift(container)
         hooks = _poststop_hooks(container)
         had_process = container.pid != 0
         container.forget()

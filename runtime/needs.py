@@ -53,6 +53,14 @@ def needs(bundle: Bundle) -> list[Need]:
     return out
 
 
+QUOTA_ANNOTATION = "io.joey.disk-quota"
+
+
+def quota_words(bundle: Bundle) -> list[str]:
+    """The disk quotas that a bundle asks for by its annotation, as `--disk-quota` has them; ";" between two."""
+    return bundle.annotations.get(QUOTA_ANNOTATION, "").replace(";", " ").split()
+
+
 def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:
     """What `exec` into a running container needs; `by_agent`: it was made with an agent inside."""
     out = [

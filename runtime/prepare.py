@@ -49,7 +49,10 @@ def restore(
         made.set_plan(plan)
         files.write_atomically(f"{made.folder}/config.json", config_text)
         made.cgroup = build.cgroup_of(bundle, container, plan)
-        steps = build.cgroup_steps(bundle, plan, made)
+        quotas, in_images = build.quota_steps(bundle, plan, made)
+        if in_images:
+            raise UsageError("a container whose disk quota is an image can't be restored")
+        steps = [*build.cgroup_steps(bundle, plan, made), *quotas]
         born = is_born_in_v2({}, made.cgroup, plan.mechanism("cgroup-v2-entry"))
         launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made, born)))
     except BaseException:

@@ -47,7 +47,7 @@ class State:
 
     __slots__ = (
         "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
-        "mechanisms", "pid", "rootfs", "start_time", "stopped", "uid",
+        "mechanisms", "pid", "quotas", "rootfs", "start_time", "stopped", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -67,6 +67,7 @@ class State:
         self.cgroup = Cgroup([])
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self.stopped = False  # paused by signals
+        self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
         self._config: bundles.Bundle | None = None
 
     def set_plan(self, plan: Plan) -> None:
@@ -98,6 +99,7 @@ class State:
             "listener": self.listener,
             "agent": self.agent,
             "stopped": self.stopped,
+            "quotas": self.quotas,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -170,7 +172,10 @@ class State:
         """Remove the folder and everything joey put there."""
         try:
             for name in os.listdir(self.folder):
-                os.unlink(f"{self.folder}/{name}")
+                if os.path.isdir(f"{self.folder}/{name}"):
+                    os.rmdir(f"{self.folder}/{name}")
+                else:
+                    os.unlink(f"{self.folder}/{name}")
             os.rmdir(self.folder)
         except FileNotFoundError:
             return  # another command was quicker
@@ -266,6 +271,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.listener = value["listener"]
     state.agent = value.get("agent", [0, 0])
     state.stopped = value.get("stopped", False)
+    state.quotas = value.get("quotas", [])
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

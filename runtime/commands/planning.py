@@ -10,7 +10,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import copy_needs, needs
+from ..needs import copy_needs, needs, quota_words
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
     from ...probes.report import KernelReport
 
+QUOTA_OPTION = Option(
+    "--disk-quota",
+    "[DIRS=]SIZE",
+    "limit the root file system, or what is bound at DIRS (/data, /&/data for one pool, a pattern); may be repeated",
+    many=True,
+)
 PLAN_OPTIONS = (
     Option("--policy", "POLICY", "strict (default): refuse weaker protection; permissive: go on and say what is lost"),
     Option("--force", "FEATURE=MECHANISM", "use this mechanism for a feature; may be repeated", many=True),
@@ -59,6 +65,11 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
         from ..programs import with_programs
 
         report, more = with_programs(report, bundle)
+        wanted += more
+    if words := [*quota_words(bundle), *arguments.many("disk-quota")]:
+        from ..quota import with_quota
+
+        report, more = with_quota(report, bundle, words)
         wanted += more
     made = plan(report, wanted, policy_of(arguments), forced_of(arguments))
     if made.mechanism("enter") == "agent" and (more := copy_needs(bundle)):

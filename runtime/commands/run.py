@@ -14,7 +14,15 @@ from ..options import Arguments, Command, Option
 from ..state import State, check_id
 from ..steps import Step
 from .common import root_of
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, plan_container_here, say_losses, say_unknown_capabilities, seal
+from .planning import (
+    BUNDLE_OPTION,
+    PLAN_OPTIONS,
+    QUOTA_OPTION,
+    plan_container_here,
+    say_losses,
+    say_unknown_capabilities,
+    seal,
+)
 
 CREATE_OPTIONS = (
     BUNDLE_OPTION,
@@ -23,6 +31,7 @@ CREATE_OPTIONS = (
     Option("--no-pivot", "", "change the root by MS_MOVE and chroot (for a root on the initial ramfs)"),
     Option("--no-new-keyring", "", "keep the caller's session keyring"),
     Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
+    QUOTA_OPTION,
     Option("--dry-run", "", "print the steps and do nothing"),
     *PLAN_OPTIONS,
 )

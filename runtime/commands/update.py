@@ -49,7 +49,8 @@ def run(arguments: Arguments) -> int:
         if arguments.given(name):
             raise UsageError(f"--{name}: joey has no Intel RDT support")
     change = _from_file(arguments.text("resources")) if arguments.given("resources") else _from_options(arguments)
-    if not change and not arguments.given("resources"):
+    quotas = arguments.many("disk-quota")
+    if not change and not arguments.given("resources") and not quotas:
         raise UsageError("nothing to change", "give --resources FILE, or a limit such as --memory 512m")
     schema.RESOURCES(change, "")
     bundle = state.config()
@@ -57,6 +58,10 @@ def run(arguments: Arguments) -> int:
     _complete(change, bundle.resources, versions)
     _check_usage(change, state)
     _check_kept(change, state, versions)
+    if quotas:
+        from ..quota import change_limits
+
+        change_limits(state, quotas)
     state.cgroup.update(settings(change, versions))
     if "devices" in change:
         from ..build import device_rules
@@ -181,6 +186,7 @@ COMMAND = Command(
         Option("--cpuset-mems", "LIST", "memory nodes to use"),
         Option("--pids-limit", "N", "processes and threads; -1 is no limit"),
         Option("--blkio-weight", "N", "share of disk time, 10 to 1000"),
+        Option("--disk-quota", "[DIRS=]SIZE", "change a disk quota that it has; may be repeated", many=True),
         Option("--l3-cache-schema", "TEXT", "refused: Intel RDT"),
         Option("--mem-bw-schema", "TEXT", "refused: Intel RDT"),
     ),

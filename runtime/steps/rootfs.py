@@ -41,22 +41,37 @@ LABELLED = ("tmpfs", "devpts", "mqueue", "overlay", "ramfs")
 
 
 class CutPropagation(Step):
-    """Stop mounts of the container from reaching the host, and make the root file system a mount of its own."""
+    """Stop mounts of the container from reaching the host."""
 
-    __slots__ = ("extra", "propagation", "root")
+    __slots__ = ("propagation", "root")
 
-    def __init__(self, root: Root, propagation: str, extra: int) -> None:
+    def __init__(self, root: Root, propagation: str) -> None:
         self.root = root
         self.propagation = propagation
-        self.extra = extra  # MS_NOSUID where no_new_privs is given by nosuid mounts
 
     def describe(self) -> str:
-        return f"make / {self.propagation or 'rslave'} and bind {self.root.path} on itself"
+        return f"make / {self.propagation or 'rslave'}"
 
     def run(self) -> None:
         libc.mount("", "/", "", PROPAGATION.get(self.propagation, MS_SLAVE | MS_REC))
         mounting.make_rootfs_parent_private(self.root.path)
-        libc.mount(self.root.path, self.root.path, "", MS_BIND | MS_REC)
+
+
+class BindRoot(Step):
+    """Make the root file system a mount of its own: from itself, or from where its quota has it."""
+
+    __slots__ = ("extra", "root", "source")
+
+    def __init__(self, root: Root, source: str, extra: int) -> None:
+        self.root = root
+        self.source = source
+        self.extra = extra  # MS_NOSUID where no_new_privs is given by nosuid mounts
+
+    def describe(self) -> str:
+        return f"bind {self.source} on {self.root.path if self.source != self.root.path else 'itself'}"
+
+    def run(self) -> None:
+        libc.mount(self.source, self.root.path, "", MS_BIND | MS_REC)
         if self.extra:
             mounting.remount_by_bind(self.root.path, self.extra)
         self.root.attach()

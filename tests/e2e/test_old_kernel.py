@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,41 @@ def test_a_seccomp_profile_holds(tmp_path: Path) -> None:
         assert "directory" in lines
 
 
+def test_disk_quotas(tmp_path: Path) -> None:
+    """Projects of XFS and ext4, and an image on any file system, which grows while it is mounted."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, command in (("xfs", ["mkfs.xfs", "-q"]), ("ext4", ["mkfs.ext4", "-q", "-O", "quota,project"])):
+        with (images / name).open("w") as file:
+            file.truncate(400 << 20)
+        subprocess.run([*command, str(images / name)], check=True)
+    fill = "dd if=/dev/zero of=/tmp/big bs=1M count=60 2>&1 | grep -c 'No space\\|quota exceeded'; echo $(($(stat -c %s /tmp/big) >> 20))"
+    job = (
+        "make() { mkdir -p $1/bin $1/dev $1/proc $1/sys $1/tmp; cp /bin/busybox $1/bin; "
+        "for a in sh dd grep stat sleep; do ln -s busybox $1/bin/$a; done; }\n"
+    )
+    for name in ("xfs", "ext4"):
+        job += f"mkdir /{name}; mount -o loop,prjquota /images/{name} /{name} && make /{name}/root\n"
+        job += bundle("sh", "-c", fill, root=f"/{name}/root")
+        job += f"echo '## {name}'; joey plan -b /b --disk-quota 20M | grep -c 'disk-quota  *project-quota'\n"
+        job += "joey run -b /b --disk-quota 20M q 2>/dev/null; joey run -b /b q 2>/dev/null\n"
+    job += "make /plain\n" + bundle("sleep", "1000", root="/plain")
+    job += (
+        "echo '## image'; joey run -d -b /b --force disk-quota=loop-image --disk-quota 20M q >/log 2>&1 || cat /log\n"
+        f'joey exec q sh -c "{fill.replace("$", chr(92) + "$")}"; joey update --disk-quota 120M q\n'
+        f'joey exec q sh -c "{fill.replace("$", chr(92) + "$")}"; joey delete --force q; losetup -a | grep -c joey-quota\n'
+    )
+    status, output = boot(tmp_path, job, f"{images}=/images")
+    assert status == 1, output  # of the last grep: no loop device is left
+    _, xfs, ext4, image = output.split("## ")
+    for text in (xfs, ext4):
+        planned, full, size, again, whole = text.split()[1:]
+        assert (planned, full, again, whole) == ("1", "1", "0", "60"), text
+        assert 15 <= int(size) <= 20, text
+    full, size, again, whole, left = image.split()[1:]
+    assert (full, again, whole, left) == ("1", "0", "60", "0"), image
+
+
 def test_storms_under_both_ways(tmp_path: Path) -> None:
     mounts = 'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})'
     job = bundle("python3", "/programs/storm.py", change=mounts)
@@ -192,8 +228,6 @@ def test_the_kit_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_a_kernel_or_a_job_says_so(tmp_path: Path) -> None:
-    import subprocess
-
     none = tmp_path / "none"
     done = subprocess.run(
         [TOP / "tools" / "vm", "--kernel", none, "--", "true"], capture_output=True, text=True, check=False

@@ -1,0 +1,137 @@
+"""A file system of its own in a sparse file: the size is the limit. Made once, grown while it is mounted.
+
+Source: loop(4); <linux/loop.h>; EXT4_IOC_RESIZE_FS, <linux/ext4.h> and the kernel's ext4 document.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+from struct import pack
+
+from ..errors import JoeyError
+
+_GET_FREE, _SET_FD, _CLR_FD, _SET_STATUS64, _SET_CAPACITY = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C07
+_AUTOCLEAR = 4
+_RESIZE_FS = 0x40086610
+_MKFS = (("mkfs.ext4", ("-F", "-q", "-m", "0")), ("mke2fs", ("-F", "-q", "-m", "0", "-t", "ext4")))
+FSTYPE = "ext4"
+_SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_BLOCK = 4096
+_TRIES = 64
+
+
+def maker() -> tuple[str, ...]:
+    """The command that makes a file system here, without the file; () for none."""
+    for name, words in _MKFS:
+        if path := shutil.which(name, path=_SEARCH):
+            return path, *words
+    busybox = os.path.join(os.path.dirname(os.path.realpath("/proc/self/exe")), "busybox")
+    for path in (busybox, shutil.which("busybox", path=_SEARCH) or ""):
+        if path and os.access(path, os.X_OK) and _has_mke2fs(path):
+            return path, "mke2fs", "-F", "-m", "0"
+    return ()
+
+
+def _has_mke2fs(busybox: str) -> bool:
+    done = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=False)
+    return "mke2fs" in done.stdout.split()
+
+
+def make(path: str, size: int, inodes: int) -> None:
+    """Make a sparse file with an empty file system. Raises JoeyError; nothing stays then."""
+    command = maker()
+    if not command:
+        raise JoeyError("no mkfs.ext4 and no mke2fs here", "install e2fsprogs", "quota")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, size // _BLOCK * _BLOCK)
+    finally:
+        os.close(fd)
+    words = ["-N", str(inodes + 11)] if inodes else []  # eleven are the file system's own
+    if inodes and command[1] == "mke2fs":
+        words = ["-i", str(max(1024, size // (inodes + 11)))]
+    done = subprocess.run(
+        [*command, *words, path], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        os.unlink(path)
+        raise JoeyError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}", slug="quota")
+
+
+def attach(path: str) -> tuple[int, str]:
+    """Put a file on a free loop device, which lets go of it when nobody has it open or mounted any more.
+
+    The device's descriptor, to be kept until it is mounted, and its node. Raises JoeyError: a file that is on one is
+    somebody's, and two would destroy it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the device keeps the file open, and so locked
+        except BlockingIOError:
+            raise JoeyError(f"{path} is in use", "another container of the bundle runs", "quota") from None
+        for number in range(_TRIES):
+            node = _free(number)
+            if not node:
+                continue
+            try:
+                device = os.open(node, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.ioctl(device, _SET_FD, file)
+            except OSError as error:
+                os.close(device)
+                if error.errno == errno.EBUSY:
+                    continue  # another took it a moment ago
+                raise
+            info = pack("<5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR, os.fsencode(path)[-63:], b"", b"", 0, 0)
+            try:
+                fcntl.ioctl(device, _SET_STATUS64, info)
+            except OSError:
+                fcntl.ioctl(device, _CLR_FD)
+                os.close(device)
+                raise
+            return device, node
+    finally:
+        os.close(file)
+    raise JoeyError(f"{path}: no loop device is free", "see losetup -a; modprobe loop max_loop=64", "quota")
+
+
+def _free(number: int) -> str:
+    """A loop device that may be free: the kernel's word, or before Linux 3.1 one after the other."""
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return f"/dev/loop{number}"
+    try:
+        return f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
+    finally:
+        os.close(control)
+
+
+def grow(path: str, device: str, mounted: int, size: int) -> None:
+    """Make a mounted file system larger: its file, its loop device, itself. `mounted` is an open directory of it.
+
+    Raises JoeyError for less than it has, or another file system; OSError where this kernel can't (before Linux 3.3).
+    """
+    size = size // _BLOCK * _BLOCK
+    if os.fstat(mounted).st_dev != os.stat(device).st_rdev:
+        raise JoeyError(f"{path} is not what is mounted there", slug="quota")
+    if size < os.stat(path).st_size:
+        raise JoeyError(f"{path} can't be made smaller than its {os.stat(path).st_size} bytes", slug="quota")
+    os.truncate(path, size)
+    fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _SET_CAPACITY)
+    finally:
+        os.close(fd)
+    try:
+        fcntl.ioctl(mounted, _RESIZE_FS, pack("<Q", size // os.fstatvfs(mounted).f_bsize))
+    except OSError as error:
+        hint = "it takes CAP_SYS_RESOURCE, and Linux 3.3; the image is as large already, its file system is not"
+        raise JoeyError(f"{path} can't be grown while it is mounted: {error.strerror}", hint, "quota") from None
