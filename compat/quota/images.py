@@ -27,7 +27,8 @@ _TRIES = 64
 def maker() -> tuple[str, ...]:
     """The command that makes a file system here, without the file; () for none."""
     for name, words in _MKFS:
-        if path := shutil.which(name, path=_SEARCH):
+        path = shutil.which(name, path=_SEARCH)
+        if path and os.path.basename(os.path.realpath(path)) != "busybox":
             return path, *words
     busybox = os.path.join(os.path.dirname(os.path.realpath("/proc/self/exe")), "busybox")
     for path in (busybox, shutil.which("busybox", path=_SEARCH) or ""):

@@ -131,17 +131,17 @@ def test_disk_quotas(tmp_path: Path) -> None:
         with (images / name).open("w") as file:
             file.truncate(400 << 20)
         subprocess.run([*command, str(images / name)], check=True)
-    fill = "dd if=/dev/zero of=/tmp/big bs=1M count=60 2>&1 | grep -c 'No space\\|quota exceeded'; echo $(($(stat -c %s /tmp/big) >> 20))"
+    fill = "dd if=/dev/zero of=/big bs=1M count=60 2>&1 | grep -c 'No space\\|uota exceeded'; echo $(($(stat -c %s /big) >> 20))"
     job = (
         "make() { mkdir -p $1/bin $1/dev $1/proc $1/sys $1/tmp; cp /bin/busybox $1/bin; "
         "for a in sh dd grep stat sleep; do ln -s busybox $1/bin/$a; done; }\n"
     )
     for name in ("xfs", "ext4"):
         job += f"mkdir /{name}; mount -o loop,prjquota /images/{name} /{name} && make /{name}/root\n"
-        job += bundle("sh", "-c", fill, root=f"/{name}/root")
+        job += "umount /b/rootfs 2>/dev/null; rm -rf /b\n" + bundle("sh", "-c", fill, root=f"/{name}/root")
         job += f"echo '## {name}'; joey plan -b /b --disk-quota 20M | grep -c 'disk-quota  *project-quota'\n"
         job += "joey run -b /b --disk-quota 20M q 2>/dev/null; joey run -b /b q 2>/dev/null\n"
-    job += "make /plain\n" + bundle("sleep", "1000", root="/plain")
+    job += "umount /b/rootfs; rm -rf /b; make /plain\n" + bundle("sleep", "1000", root="/plain")
     job += (
         "echo '## image'; joey run -d -b /b --force disk-quota=loop-image --disk-quota 20M q >/log 2>&1 || cat /log\n"
         f'joey exec q sh -c "{fill.replace("$", chr(92) + "$")}"; joey update --disk-quota 120M q\n'
