@@ -31,7 +31,9 @@ FORKS = (
     "    made.append(pid)\n"
     "else: print('all', flush=True)\n"
     "for pid in made: os.kill(pid, 9); os.waitpid(pid, 0)\n"
-    "print('again', os.fork() >= 0, flush=True)\n"
+    "pid = os.fork()\n"
+    "print('again', flush=True)\n"
+    "if pid: os.waitpid(pid, 0)\n"
 )
 
 
@@ -55,7 +57,7 @@ def test_a_process_limit_answers_eagain(way: str, joey: Joey, bundle: MakeBundle
     folder = bundle(str(PYTHON), "-c", FORKS, change=change)
     done = joey("run", "--force", f"cgroup.pids={way}", "-b", str(folder), joey.id())
     assert done.stdout.splitlines()[0] == "EAGAIN True", done.stderr
-    assert done.stdout.count("again True") == 2
+    assert done.stdout.count("again") == 2
 
 
 @needs_python
