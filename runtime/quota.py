@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from ..compat import files
 from ..compat.errors import JoeyError, UsageError
@@ -79,7 +80,11 @@ def with_quota(report: KernelReport, bundle: Bundle, words: list[str]) -> tuple[
             findings[name] = Finding(name, state, "the directories are not there to look at", report.evidence(other))
         return _with(report, findings), [need]
     for name, call, why_not in (
-        ("place.project-quota", "quotactl() and FS_IOC_FSGETXATTR", _by_each(bundle.quota, projects.unfit)),
+        (
+            "place.project-quota",
+            "quotactl() and FS_IOC_FSGETXATTR",
+            _by_each(bundle.quota, partial(_no_project, bundle)),
+        ),
         ("place.btrfs-qgroup", "BTRFS_IOC_QGROUP_LIMIT", _qgroups(bundle.quota)),
         ("place.loop-image", "a loop device and mke2fs", _images(report, bundle)),
     ):
@@ -91,6 +96,13 @@ def with_quota(report: KernelReport, bundle: Bundle, words: list[str]) -> tuple[
 
 def _with(report: KernelReport, findings: dict[str, Finding]) -> KernelReport:
     return KernelReport(findings, report.key, report.machine, report.joey, report.seconds)
+
+
+def _no_project(bundle: Bundle, place: Place) -> str:
+    bounding = (bundle.created_process.get("capabilities") or {}).get("bounding") or []
+    if place.fstype == "ext4" and "CAP_SYS_RESOURCE" in bounding and "user" not in bundle.namespaces:
+        return f"{place.path} is on ext4, which does not hold processes with CAP_SYS_RESOURCE, as the bundle gives"
+    return projects.unfit(place)
 
 
 def _by_each(quota: DiskQuota, unfit: Callable[[Place], str]) -> str:
