@@ -165,9 +165,10 @@ _TABLE = (
     Feature(
         "enter", "a way into the running container (exec)", False,
         Mechanism("setns", ("setns.mnt", "setns.pid", "setns.net", "setns.uts", "setns.ipc")),
-        Mechanism("agent", (),
+        Mechanism("agent", ("fs.proc",),
                   "a process of joey's stays in the container and forks what is executed there: it takes some memory, "
                   "whoever may kill in there can end it, and a detached process is its child, not joey's caller's"),
+        Mechanism("none", (), "it can't be entered: `exec` is refused"),
     ),
     Feature(
         "pause", "a pause of all its processes", False,
