@@ -208,6 +208,7 @@ class Tracer:
                 child = ptrace.event_message(pid)
                 if child and child not in self._known:
                     self._parents[child] = pid
+                    self._tell_guard(child)  # now: its parent goes on before it has stopped for the first time
                 if self.inside.get(pid):
                     request = k.PTRACE_SYSCALL
             elif event == ptrace.EVENT_STOP:
