@@ -39,8 +39,8 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
     if programs:
         bits = emulations.mask(lacking(report))
         handlers.append(divert.Diversion(bits, emulations.code_for(bits, report.machine.get("release", ""))))
-    filters = programs == "tracer-seccomp" or (not programs and report.works("ptrace.seccomp-stop"))
-    by_filter = filters and not _by_profile(mechanism_of)
+    wanted = programs == "tracer-seccomp" or (not programs and report.works("ptrace.seccomp-stop"))
+    by_filter = wanted and all(handler.conditions() is not None for handler in handlers)
     return tracer.Options(handlers, by_filter, report.works("ptrace.seize"), report.works("ptrace.exitkill"))
 
 

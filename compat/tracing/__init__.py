@@ -2,9 +2,10 @@
 
 ptrace.py     the requests, registers and memory of a stopped thread (x86-64)
 handler.py    what a handler is: which calls it looks at, and what it may do
-tracer.py     the loop: attach, stops, births and ends, group stops, calls made in a thread's name
+tracer.py     the loop: attach, stops, births and ends, group stops
+refusal.py    what becomes of 32-bit programs
 filter.py     a seccomp filter that stops threads at the calls in question only
 guard.py      what ends the tracees of a tracer that died, where the kernel does not
 
-Handlers live where their subject is: compat/shim/divert.py, compat/seccomp/enforce.py.
+Handlers live where their subject is: compat/shim/divert.py, compat/seccomp/enforce.py, compat/limits/forks.py.
 """

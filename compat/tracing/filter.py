@@ -12,7 +12,7 @@ _JSET = 0x45
 
 
 def build(handlers: list[Handler]) -> bytes:
-    """The program for what handlers look at: each one's calls, but those it exempts."""
+    """The program for what handlers look at, all of which have conditions: each one's calls, but those it exempts."""
     out = Assembler()
     allow, ours = out.label(), out.label()
     out.load(ARCH_OFFSET)
@@ -22,7 +22,7 @@ def build(handlers: list[Handler]) -> bytes:
     for handler in handlers:
         following = out.label()
         _exempt(out, *handler.exempt(), following)
-        for call, (how, index, value) in sorted(handler.conditions().items()):
+        for call, (how, index, value) in sorted((handler.conditions() or {}).items()):
             out.load(NR_OFFSET)
             hit, after = out.label(), out.label()
             out.emit(JEQ, call, hit, after)

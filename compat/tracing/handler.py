@@ -4,13 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from .tracer import Tracer
-
-    # Yields None to have the call made as the registers say, or (number, *arguments) for another one in the thread's
-    # name, after the first; each time it is sent the result. It ends with the thread going on by its registers.
-    Work = Generator["tuple[int, ...] | None", int, None]
 
 ALWAYS, ANY_BIT, EQUAL = range(3)
 Condition = tuple[int, int, int]
@@ -25,10 +19,10 @@ class Handler:
         """Whether a call of this number may be taken: asked once for each of 0 to 511, others are always shown."""
         raise NotImplementedError
 
-    def conditions(self) -> dict[int, Condition]:
+    def conditions(self) -> dict[int, Condition] | None:
         """When: number -> (how, index of an argument, value), for a filter that stops threads then only.
 
-        ALWAYS; ANY_BIT: the argument has one of the value's bits; EQUAL: it is the value.
+        ALWAYS; ANY_BIT: the argument has one of the value's bits; EQUAL: it is the value. None: no filter will do.
         """
         raise NotImplementedError
 

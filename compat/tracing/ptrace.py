@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from struct import unpack_from
 
 from .. import cdata
@@ -49,40 +48,18 @@ def write(pid: int, address: int, data: bytes) -> bool:
     return True
 
 
-def read(pid: int, address: int, size: int) -> bytes:
-    """As much of `size` bytes of memory as is mapped in one piece from `address` on."""
-    try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, address)
-    except (OSError, OverflowError):
-        return b""
-
-
-def read_string(pid: int, address: int, limit: int = 4096) -> bytes | None:
-    """A string up to its zero byte; None where it is longer, or not all of it is mapped."""
-    data = b""
-    while len(data) < limit:
-        part = read(pid, address + len(data), min(limit, 4096 - (address + len(data)) % 4096))
-        if not part:
-            return None
-        end = part.find(b"\0")
-        if end >= 0:
-            return data + part[:end]
-        data += part
-    return None
-
-
 def event_message(pid: int) -> int:
     value = cdata.c_ulong(0)
     return value.value if request(GETEVENTMSG, pid, 0, cdata.addressof(value)) == 0 else 0
 
 
-def signal_info(pid: int) -> bytes | None:
-    """The siginfo_t of a signal that is about to be delivered; None in another stop."""
+def is_signal(pid: int) -> bool:
+    """Whether a stop is a signal's delivery, and not the stop of the group that followed one."""
     info = cdata.create_string_buffer(SIGINFO_SIZE)
-    return bytes(info) if request(_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0 else None
+    return request(_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0
 
 
 def set_signal_info(pid: int, info: bytes) -> None:
+    """Give a signal that is about to be delivered another siginfo_t; the rest of it is zero."""
     buffer = cdata.create_string_buffer(info.ljust(SIGINFO_SIZE, b"\0"), SIGINFO_SIZE)
     request(SETSIGINFO, pid, 0, cdata.addressof(buffer))

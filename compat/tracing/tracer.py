@@ -15,13 +15,13 @@ from .. import cdata, files, signals
 from .. import constants as k
 from ..errors import JoeyError
 from ..process import close_all_but
-from . import guard, ptrace
+from . import guard, ptrace, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .handler import Handler, Work
+    from .handler import Handler
 
 _SIGTRAP, _SIGSTOP, _SIGCONT, _SIGKILL = 5, 19, 18, 9
 _STOPPING = frozenset((19, 20, 21, 22))
@@ -66,8 +66,7 @@ class Tracer:
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
         self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
-        self._held: dict[int, list[tuple[int, bytes]]] = {}  # signals that came while joey made calls of its own
-        self._infos: dict[int, tuple[int, bytes]] = {}  # what a signal held back came with
+        self._infos: dict[int, tuple[int, bytes]] = {}  # what a signal that `skip` sends is to come with
         self._guard = 0
         self._guard_pipe = -1
         self._address = cdata.addressof(self.registers)
@@ -145,7 +144,7 @@ class Tracer:
     def forget(self, pid: int) -> None:
         """A thread is no more."""
         self._known.discard(pid)
-        for table in (self.inside, self._held, self._infos, self._parents):
+        for table in (self.inside, self._infos, self._parents):
             table.pop(pid, None)
         self._unborn.discard(pid)
         self._stopped.discard(pid)
@@ -198,7 +197,7 @@ class Tracer:
         request = self._go
         if event:
             if event == ptrace.EVENT_SECCOMP:
-                if pid in self.inside:  # joey's own, on the way to its end
+                if pid in self.inside:  # a handler's, on the way to its end
                     request = k.PTRACE_SYSCALL
                 elif self._entered(pid):
                     return
@@ -209,7 +208,7 @@ class Tracer:
                 if child and child not in self._known:
                     self._parents[child] = pid
                     self._tell_guard(child)  # now: its parent goes on before it has stopped for the first time
-                if self.inside.get(pid):
+                if self.inside.get(pid):  # somebody waits for the end of this call
                     request = k.PTRACE_SYSCALL
             elif event == ptrace.EVENT_STOP:
                 self._add(pid)
@@ -224,19 +223,11 @@ class Tracer:
                 self._unborn.add(pid)
                 signal = kind
         else:
-            info = None
-            if pid in self._held or pid in self._infos:
-                info = ptrace.signal_info(pid)
-            if pid in self._held and info is not None:  # not now: its handler would run in joey's call
-                self._held[pid].append((kind, info))
-                self.resume(pid, k.PTRACE_SYSCALL)
-                return
             signal = kind
-            held = self._infos.get(pid)
-            if held and held[0] == kind and info is not None:
-                del self._infos[pid]
-                ptrace.set_signal_info(pid, held[1])
-            if kind in _STOPPING and not self.options.seize and ptrace.signal_info(pid) is None:
+            sent = self._infos.get(pid)
+            if sent and sent[0] == kind and ptrace.is_signal(pid):
+                ptrace.set_signal_info(pid, self._infos.pop(pid)[1])
+            if kind in _STOPPING and not self.options.seize and not ptrace.is_signal(pid):
                 self._stopped.add(pid)  # a group stop: it ends with a SIGCONT
                 return
         self.resume(pid, request, signal)
@@ -264,7 +255,7 @@ class Tracer:
     def _exec(self, pid: int) -> int:
         """A new program: other threads are gone; a 32-bit one is refused."""
         if ptrace.request(ptrace.PEEKUSER, pid, ptrace.CS * 8, 0) == ptrace.CS_32BIT:
-            self.inside[pid] = self._refuse
+            self.inside[pid] = lambda at: refusal.say_and_kill(self, at)
             return k.PTRACE_SYSCALL
         former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
         if former and former != pid:
@@ -272,15 +263,13 @@ class Tracer:
         elif not former:  # before Linux 3.0
             for other in [other for other in self._known if not os.path.exists(f"/proc/{other}")]:
                 self.forget(other)
-        work = self.inside.get(pid)
-        if not work:
-            if not self.options.seccomp:
-                self.inside[pid] = None
-            else:
-                self.inside.pop(pid, None)
+        if not self.options.seccomp:
+            self.inside[pid] = None
+        else:
+            self.inside.pop(pid, None)
         for handler in self._handlers:
             handler.executed(pid)
-        return k.PTRACE_SYSCALL if work else self._go
+        return self._go
 
     # --- what handlers use --------------------------------------------------------------------------------------
 
@@ -326,93 +315,6 @@ class Tracer:
         number = ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0)
         return result == _ENOSYS and 0 <= number <= _OLDEST_LAST
 
-    def work(self, pid: int, work: Work) -> None:
-        """Have a generator (handler.Work) go through the call that begins."""
-        self._advance(pid, work, None, ())
-
-    def _advance(self, pid: int, work: Work, result: int | None, saved: tuple[int, ...]) -> None:
-        """One step of a generator; `saved` are the thread's registers at the end of its own call."""
-        try:
-            wanted = next(work) if result is None else work.send(result)
-        except StopIteration:
-            self._finish(pid)
-            return
-        if wanted is None:
-            self.run_to_end(pid, lambda at: self._ended_own(at, work))
-            return
-        registers = self.registers
-        if not saved:
-            saved = tuple(registers)
-        self._held.setdefault(pid, [])
-        registers[ptrace.RIP] = saved[ptrace.RIP] - 2
-        registers[ptrace.RAX] = wanted[0]
-        registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
-        for place, value in zip(ptrace.ARGUMENTS, wanted[1:], strict=False):
-            registers[place] = value & ptrace.NO_CALL
-        self.put(pid)
-        number = wanted[0]
-        self.inside[pid] = lambda at: self._begun(at, work, number, saved)
-        self.resume(pid, k.PTRACE_SYSCALL)
-
-    def _ended_own(self, pid: int, work: Work) -> None:
-        self.load(pid)
-        self._advance(pid, work, _signed(self.registers[ptrace.RAX]), ())
-
-    def _begun(self, pid: int, work: Work, number: int, saved: tuple[int, ...]) -> None:
-        """The begin of a call in a thread's name: it must be that one, for its instruction may have been changed."""
-        if ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0) != number:
-            work.close()
-            guard.kill(pid)
-            return
-
-        def ended(at: int) -> None:
-            result = _signed(ptrace.request(ptrace.PEEKUSER, at, ptrace.RAX * 8, 0))
-            for place, word in enumerate(saved):
-                self.registers[place] = word
-            self._advance(at, work, result, saved)
-
-        self.inside[pid] = ended
-        self.resume(pid, k.PTRACE_SYSCALL)
-
-    def _finish(self, pid: int) -> None:
-        """A generator has ended: its thread goes on by `registers`, with what came for it meanwhile."""
-        self.put(pid)
-        held = self._held.pop(pid, [])
-        for signal, _ in held[1:]:
-            guard.send(pid, signal)
-        if held:
-            self._infos[pid] = held[0]
-        self.resume(pid, signal=held[0][0] if held else 0)
-
-    # --- 32-bit programs ----------------------------------------------------------------------------------------
-
-    def _refuse(self, pid: int) -> None:
-        """At the end of the exec of a 32-bit program: have it say so itself, by its own rights, and kill it."""
-        text = f"joey: {_program(pid)}: a 32-bit program can't run under the tracer\n".encode("utf-8", "replace")
-        registers = self.registers
-        self.load(pid)
-        stack = registers[ptrace.RSP] - 8192 & ~7
-        code = ptrace.peek(pid, registers[ptrace.RIP]) & 0xFFFFFFFFFFFF0000 | 0x80CD  # int $0x80
-        if ptrace.write(pid, stack, text) and ptrace.write(pid, registers[ptrace.RIP], code.to_bytes(8, "little")):
-            registers[ptrace.RAX], registers[ptrace.RBX] = 4, 2  # write(2) to the standard error
-            registers[ptrace.RCX], registers[ptrace.RDX] = stack, len(text)
-            registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
-            self.put(pid)
-            self.inside[pid] = self._say_and_end
-            self.resume(pid, k.PTRACE_SYSCALL)
-        else:
-            guard.kill(pid)
-
-    def _say_and_end(self, pid: int) -> None:
-        """The write has begun: its end is the program's."""
-        self.inside[pid] = guard.kill
-        self.resume(pid, k.PTRACE_SYSCALL)
-
-
-def _signed(value: int) -> int:
-    value &= ptrace.NO_CALL
-    return value - (1 << 64) if value >> 63 else value
-
 
 def _maker(pid: int) -> int:
     """The process a new thread belongs to, or the parent of a new process; 0 for one that has ended."""
@@ -441,10 +343,3 @@ def _status(pid: int) -> tuple[int, bool]:
         elif line.startswith(("SigPnd:", "ShdPnd:")) and int(line.split()[1], 16) >> _SIGCONT - 1 & 1:
             pending = True
     return group, pending
-
-
-def _program(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return f"process {pid}"
