@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from . import files
-from .errors import UsageError
+from .errors import JoeyError, UsageError
 
 
 def serves_plain_user() -> bool:
@@ -21,29 +21,40 @@ def serves_plain_user() -> bool:
     return files.read_line("/proc/self/uid_map").split() not in ([], ["0", "0", "4294967295"])
 
 
-def start_time(pid: int) -> int:
-    """The process's start in clock ticks since boot; 0 when there is none or it is a zombie. Source: proc(5), stat."""
+def stat(pid: int) -> tuple[str, list[str]]:
+    """The name of a process, and what follows it in /proc/PID/stat, from the state on; ("", []) where there is none.
+
+    So "1" is the parent, "3" the session, "19" the start in clock ticks since boot. Source: proc(5).
+    """
     try:
-        text = files.read_text(f"/proc/{pid}/stat")
-    except (OSError, ValueError):
-        return 0
-    fields = text.rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
-        return 0
-    return int(fields[19])
+        head, _, tail = files.read_text(f"/proc/{pid}/stat").rpartition(")")
+    except (OSError, ValueError, JoeyError):
+        return "", []
+    return head.partition("(")[2], tail.split()
+
+
+def lives(fields: list[str]) -> bool:
+    """Whether the fields of `stat` are those of a process that is there, and no zombie."""
+    return bool(fields) and fields[0] not in ("Z", "X")
+
+
+def start_time(pid: int) -> int:
+    """The process's start in clock ticks since boot; 0 when there is none or it is a zombie."""
+    _, fields = stat(pid)
+    return int(fields[19]) if lives(fields) else 0
+
+
+def all_pids() -> list[int]:
+    """The pids of this pid namespace, as /proc has them."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def child_named(parent: int, name: str) -> int:
-    """The pid of a process's child of this name (PR_SET_NAME); 0 for none. Source: proc(5), stat."""
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            head, _, tail = files.read_text(f"/proc/{entry}/stat").rpartition(")")
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-        if head.partition("(")[2] == name and int(tail.split()[1]) == parent:
-            return int(entry)
+    """The pid of a process's child of this name (PR_SET_NAME); 0 for none."""
+    for pid in all_pids():
+        found, fields = stat(pid)
+        if found == name and int(fields[1]) == parent:
+            return pid
     return 0
 
 

@@ -55,16 +55,16 @@ def wait_for_child(seconds: float) -> None:
 
 
 def handle_children(fd: int) -> None:
-    """Write to `fd`, a non-blocking pipe, when a child ends; go on whatever asks this process to end."""
-    ignore_ends()
+    """Write to `fd`, a non-blocking pipe, when a child ends."""
     handle(_signal.SIGCHLD, lambda caught, frame: None)
     wake_by(fd)
 
 
 def ignore_ends() -> None:
-    """Go on whatever asks this process to end, but for SIGKILL."""
+    """Go on whatever asks this process to end, but for SIGKILL; until `reset`."""
     for number in (1, 2, 3, 15):
         _signal.signal(number, _signal.SIG_IGN)
+        _handled.append(number)
 
 
 def end_by_signals() -> None:

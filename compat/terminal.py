@@ -96,6 +96,12 @@ def receive_fd(socket: _socket.socket, size: int = 4096) -> tuple[bytes, int]:
     return message, -1
 
 
+def accept(listener: _socket.socket) -> _socket.socket:
+    """The next connection. Of the C module, whose sockets have no accept() of their own."""
+    fd, _ = listener._accept()  # type: ignore[attr-defined]
+    return _socket.socket(fileno=fd)
+
+
 def connect_unix(path: str) -> _socket.socket:
     """A connected stream socket; paths longer than sun_path (108) are reached through a descriptor of their folder."""
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)

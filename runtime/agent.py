@@ -157,15 +157,12 @@ class Agent:
                 socket.close()
 
     def _serve_one(self, write_end: int) -> None:
-        fd = -1
+        socket = terminal.accept(self._listener)
         try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]
-            socket = _socket.socket(fileno=fd)
             socket.settimeout(PATIENCE)
             request = Request.receive(socket)
         except (OSError, ValueError):
-            if fd >= 0:
-                os.close(fd)
+            socket.close()
             return
         pid = os.fork()
         if pid == 0:

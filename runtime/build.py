@@ -236,7 +236,7 @@ def _parent_steps(
     out += tracer_steps(bundle, clone, state.folder)
     watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids")]
     if any(watched):
-        from .steps.limits import StartWatcher
+        from .steps.watching import StartWatcher
 
         out.append(StartWatcher(state, bundle, *watched))
     return out
@@ -386,9 +386,9 @@ def limits_of_oneself(bundle: Bundle, mechanism_of: Callable[[str], str]) -> lis
     ways = [mechanism_of(f"cgroup.{name}") for name in ("cpu", "cpuset", "blkio")]
     if not {"nice", "affinity", "io-priority"}.intersection(ways):
         return []
-    from .steps.limits import own_limits
+    from .steps import scheduling
 
-    return own_limits(bundle.resources, mechanism_of)
+    return scheduling.limits_of_oneself(bundle.resources, mechanism_of)
 
 
 def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:

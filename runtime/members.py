@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from ..compat import files
-from ..compat.errors import JoeyError, StateError
+from ..compat import process
+from ..compat.errors import StateError
 from .state import State
 
 _SIGSTOP, _SIGCONT = 19, 18
@@ -29,24 +29,22 @@ def pids(state: State) -> list[int]:
 
 def _in_namespace(own: str) -> list[int]:
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if os.readlink(f"/proc/{name}/ns/pid") == own:
-                    found.append(int(name))
-            except OSError:
-                continue  # it ended, or is another user's
+    for pid in process.all_pids():
+        try:
+            if os.readlink(f"/proc/{pid}/ns/pid") == own:
+                found.append(pid)
+        except OSError:
+            continue  # it ended, or is another user's
     return sorted(found)
 
 
 def _descendants(first: int) -> list[int]:
     """A process and all below it. In a pid namespace orphans are its first process's; else they get away."""
     children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            fields = _stat(int(name))
-            if fields:
-                children.setdefault(int(fields[1]), []).append(int(name))
+    for pid in process.all_pids():
+        _, fields = process.stat(pid)
+        if fields:
+            children.setdefault(int(fields[1]), []).append(pid)
     found, todo = [], [first]
     while todo:
         pid = todo.pop()
@@ -55,20 +53,12 @@ def _descendants(first: int) -> list[int]:
     return sorted(found)
 
 
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; none for a process that has ended."""
-    try:
-        return files.read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    except (OSError, JoeyError, ValueError):
-        return []
-
-
 def stop(state: State) -> None:
     """SIGSTOP to every process, until all have stopped and no new one came meanwhile. Raises StateError."""
     deadline = time.monotonic() + 5
     stopped: set[int] = set()
     while True:
-        found = [pid for pid in pids(state) if (fields := _stat(pid)) and fields[0] not in _STOPPED]
+        found = [pid for pid in pids(state) if _runs(pid)]
         if not found:
             return
         if time.monotonic() > deadline:
@@ -77,6 +67,11 @@ def stop(state: State) -> None:
         send(found, _SIGSTOP)
         stopped.update(found)
         time.sleep(0.002)
+
+
+def _runs(pid: int) -> bool:
+    _, fields = process.stat(pid)
+    return bool(fields) and fields[0] not in _STOPPED
 
 
 def go_on(state: State) -> None:

@@ -47,7 +47,7 @@ class State:
 
     __slots__ = (
         "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
-        "mechanisms", "pid", "quotas", "rootfs", "start_time", "stopped", "uid",
+        "mechanisms", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -66,7 +66,7 @@ class State:
         self.listener = False  # whether a seccomp agent waits
         self.cgroup = Cgroup([])
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
-        self.stopped = False  # paused by signals
+        self.sigstopped = False  # paused, by a signal to each process
         self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
         self._config: bundles.Bundle | None = None
 
@@ -98,7 +98,7 @@ class State:
             "hooks": self.hooks,
             "listener": self.listener,
             "agent": self.agent,
-            "stopped": self.stopped,
+            "sigstopped": self.sigstopped,
             "quotas": self.quotas,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
@@ -115,7 +115,7 @@ class State:
             return "creating" if self._locked() else "stopped"
         if not self.alive():
             return "stopped"
-        if self.stopped or self.cgroup.frozen():
+        if self.sigstopped or self.cgroup.frozen():
             return "paused"
         return "created" if os.path.exists(f"{self.folder}/{START_SOCKET}") else "running"
 
@@ -270,7 +270,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.hooks = value["hooks"]
     state.listener = value["listener"]
     state.agent = value.get("agent", [0, 0])
-    state.stopped = value.get("stopped", False)
+    state.sigstopped = value.get("sigstopped", False)
     state.quotas = value.get("quotas", [])
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state

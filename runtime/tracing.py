@@ -49,7 +49,7 @@ def limit_forks(bundle: Bundle, mechanism_of: Callable[[str], str], state: State
     if mechanism_of("cgroup.pids") != "ptrace" or bundle.tracing is None:
         return
     from ..compat.limits.forks import ForkLimit
-    from .steps.limits import Limits
+    from .limits import Limits
 
     limits = Limits(state.folder, bundle.resources)
     bundle.tracing.handlers.append(ForkLimit(limits.count, state.cgroup.task_files))

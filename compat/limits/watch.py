@@ -10,6 +10,7 @@ import os
 
 from .. import files
 from ..errors import JoeyError
+from ..process import start_time
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -24,7 +25,9 @@ def own_memory(pid: int) -> int:
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has; 0 for one that has ended."""
+    """How many threads a process has; 0 for one that has ended, a zombie too: there is nothing to kill."""
+    if not start_time(pid):
+        return 0
     try:
         return len(os.listdir(f"/proc/{pid}/task"))
     except OSError:
@@ -32,7 +35,7 @@ def threads(pid: int) -> int:
 
 
 def to_end(pids: list[int], first: int, memory_limit: int, count_limit: int) -> list[int]:
-    """The processes to kill so that the others are within the limits (0 or less: none), and why not more.
+    """The processes to kill so that the others are within the limits (0 or less: none).
 
     Of memory the largest go first, as by the kernel; of numbers the youngest (highest pids), the container's `first`
     last of all.

@@ -6,9 +6,7 @@ import os
 import time
 from struct import unpack_from
 
-from .. import files
-from ..errors import JoeyError
-from ..process import start_time
+from ..process import all_pids, lives, start_time, stat
 
 _SIGKILL = 9
 
@@ -39,7 +37,7 @@ def watch(pipe: int, tracees: set[int]) -> None:
         if start_time(pid) == born[pid]:
             kill(pid)
     for _ in range(20):
-        left = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) in sessions]
+        left = [pid for pid in all_pids() if _session(pid) in sessions]
         if not left:
             return
         for pid in left:
@@ -48,12 +46,9 @@ def watch(pipe: int, tracees: set[int]) -> None:
 
 
 def _session(pid: int) -> int:
-    """The session of a process that could be a tracee's; 0 for others. Source: proc(5), stat."""
-    try:
-        fields = files.read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    except (OSError, ValueError, JoeyError):
-        return 0
-    return 0 if fields[0] in ("Z", "X") else int(fields[3])
+    """The session of a process that could be a tracee's; 0 for others."""
+    _, fields = stat(pid)
+    return int(fields[3]) if lives(fields) else 0
 
 
 def kill(pid: int) -> None:

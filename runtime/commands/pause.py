@@ -19,7 +19,7 @@ def pause(arguments: Arguments) -> int:
     if made.mechanism("pause") == "freezer" and state.cgroup.freeze(True):
         return 0
     say_losses(plan_here([Need("pause", "pause")], arguments, {"pause": "sigstop"}))
-    state.stopped = True
+    state.sigstopped = True
     state.save()  # first: a killed joey's is resumed, or paused again
     members.stop(state)
     return 0
@@ -30,9 +30,9 @@ def resume(arguments: Arguments) -> int:
     status = state.status()
     if status != "paused":
         raise StateError(f"container not paused: it is {status}", slug="not-paused")
-    if state.stopped:
+    if state.sigstopped:
         members.go_on(state)
-        state.stopped = False
+        state.sigstopped = False
         state.save()
     else:
         state.cgroup.freeze(False)

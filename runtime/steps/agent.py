@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from ...compat import capabilities, libc, process
+from ...compat import capabilities, daemon, libc, process
 from ...compat.commandline import CommandLine
 from ...compat.constants import CAPABILITIES, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, SIGKILL
 from ...compat.errors import JoeyError, StateError, StepError
@@ -68,12 +68,7 @@ class StartAgent(Step):
             raise StepError(answer.decode("utf-8", "replace") or "it ended at once")
 
     def _become_agent(self, report: int) -> None:
-        os.setsid()
-        for stream in (0, 1, 2):
-            os.dup2(self.null, stream)
-        process.close_all_but({self.listener.fileno(), report}, first=3)
-        os.chdir("/")
-        libc.name_process(agent.NAME)
+        daemon.settle(agent.NAME, {self.listener.fileno(), report}, self.null)
         self._line.replace(agent.NAME)
         if self._limits:
             capabilities.limit_bounding(self._bounding, capabilities.last())
@@ -110,7 +105,7 @@ class RecordAgent(Step):
 class AskAgent(NewProcess):
     """Have the container's agent fork the process that runs the child's steps."""
 
-    __slots__ = ("console", "keep_fds", "made", "name", "plan", "state", "what")
+    __slots__ = ("bundle", "console", "keep_fds", "made", "name", "plan", "state")
 
     def __init__(
         self,
@@ -124,7 +119,7 @@ class AskAgent(NewProcess):
     ) -> None:
         super().__init__(channel, state.rootfs)
         self.state = state
-        self.what = bundle
+        self.bundle = bundle
         self.plan = plan
         self.made = made
         self.console = console
@@ -141,10 +136,10 @@ class AskAgent(NewProcess):
             raise StateError("container not running", slug="not-running")
         if not pid or process.start_time(pid) != start:
             raise agent.gone("it has ended")
-        self.channel.program = lambda: str(self.what.process["args"][0])
+        self.channel.program = lambda: str(self.bundle.process["args"][0])
         console = self.console.fileno() if self.console else -1
         request = agent.Request.of(
-            self.what, self.plan, self.made, self.name, self.keep_fds, self.channel.child_fd(), console
+            self.bundle, self.plan, self.made, self.name, self.keep_fds, self.channel.child_fd(), console
         )
         self.connection = agent.ask(self.state.folder, request)
         self.channel.keep_parent()
@@ -155,9 +150,9 @@ class AskAgent(NewProcess):
 
     def _check_capabilities(self) -> None:
         """A process from the agent can have only what the container could: say so rather than leave it out."""
-        bounding = (self.what.created_process.get("capabilities") or {}).get("bounding") or []
-        for names in (self.what.process.get("capabilities") or {}).values():
-            for name in names if "user" not in self.what.namespaces else ():
+        bounding = (self.bundle.created_process.get("capabilities") or {}).get("bounding") or []
+        for names in (self.bundle.process.get("capabilities") or {}).values():
+            for name in names if "user" not in self.bundle.namespaces else ():
                 if name not in bounding and name in CAPABILITIES:
                     raise JoeyError(
                         f"{name} is not in the container's bounding set: its agent can't give it",

@@ -6,7 +6,7 @@ import _socket
 import os
 import stat
 
-from ...compat import execstub, files, signals
+from ...compat import execstub, files, signals, terminal
 from ...compat.errors import JoeyError, KernelError, StepError
 from ..channel import Channel, exec_failed
 from . import Step
@@ -168,8 +168,7 @@ class ReportReady(Step):
         self.channel.wait_for_go()
         if self.listener:
             signals.end_by_signals()
-            connection, _ = self.listener._accept()  # type: ignore[attr-defined]
-            self.channel.switch(_socket.socket(fileno=connection))
+            self.channel.switch(terminal.accept(self.listener))
             self.listener.close()
         if self.stub:
             self.channel.move_to(self.stub.report_fd)  # now: a seccomp profile may not allow it later

@@ -6,10 +6,12 @@ import os
 
 from ...compat import libc, scheduling
 from ...compat.errors import StepError
+from ...compat.limits import shares
 from . import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -41,7 +43,7 @@ class SetScheduler(Step):
 
 
 class SetIoPriority(Step):
-    """Apply `process.ioPriority`."""
+    """Apply `process.ioPriority`, or what stands for a disk weight."""
 
     __slots__ = ("section",)
 
@@ -55,13 +57,29 @@ class SetIoPriority(Step):
         libc.ioprio_set(scheduling.IO_CLASSES[self.section["class"]], self.section.get("priority", 0))
 
 
+class SetNice(Step):
+    """CPU shares as a nice value, which the process's children inherit."""
+
+    __slots__ = ("nice",)
+
+    def __init__(self, cpu_shares: int) -> None:
+        self.nice = shares.nice_of_shares(cpu_shares)
+
+    def describe(self) -> str:
+        return f"set the nice value {self.nice}"
+
+    def run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+
+
 class SetAffinity(Step):
-    """Bind the process to CPUs (`process.execCPUAffinity`)."""
+    """Bind the process to CPUs, as a field of config.json asks."""
 
-    __slots__ = ("cpus",)
+    __slots__ = ("cpus", "field")
 
-    def __init__(self, cpus: str) -> None:
+    def __init__(self, cpus: str, field: str = "process.execCPUAffinity") -> None:
         self.cpus = cpus
+        self.field = field
 
     def describe(self) -> str:
         return f"run on CPUs {self.cpus}"
@@ -70,7 +88,7 @@ class SetAffinity(Step):
         try:
             os.sched_setaffinity(0, scheduling.parse_cpus(self.cpus))
         except OSError as error:
-            raise StepError(f"process.execCPUAffinity {self.cpus}: {error.strerror}") from None
+            raise StepError(f"{self.field} {self.cpus}: {error.strerror}") from None
 
 
 class SetPersonality(Step):
@@ -95,4 +113,18 @@ def scheduling_steps(process: dict[str, Any], by: str) -> list[Step]:
         out.append(SetScheduler(process["scheduler"], by))
     if process.get("ioPriority"):
         out.append(SetIoPriority(process["ioPriority"]))
+    return out
+
+
+def limits_of_oneself(resources: dict[str, Any], mechanism_of: Callable[[str], str]) -> list[Step]:
+    """What a process sets for itself, and hands down, where no controller keeps a limit."""
+    cpu, block = resources.get("cpu") or {}, resources.get("blockIO") or {}
+    out: list[Step] = []
+    if mechanism_of("cgroup.cpu") == "nice" and cpu.get("shares"):
+        out.append(SetNice(cpu["shares"]))
+    if mechanism_of("cgroup.cpuset") == "affinity" and cpu.get("cpus"):
+        out.append(SetAffinity(cpu["cpus"], "linux.resources.cpu.cpus"))
+    if mechanism_of("cgroup.blkio") == "io-priority" and block.get("weight"):
+        priority = shares.priority_of_weight(block["weight"])
+        out.append(SetIoPriority({"class": "IOPRIO_CLASS_BE", "priority": priority}))
     return out

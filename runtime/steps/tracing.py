@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ...compat import files, libc, process, signals
+from ...compat import daemon, files
 from ...compat.errors import JoeyError, StepError
 from ...compat.tracing import tracer
 from . import Step
@@ -28,32 +28,17 @@ class StartTracer(Step):
     def run(self) -> None:
         made = tracer.Tracer(self.options)
         read_end, write_end = os.pipe()
-        between = os.fork()
-        if between == 0:
-            try:
-                if os.fork() == 0:
-                    self._be_tracer(made, write_end)
-            finally:
-                os._exit(0)
+        daemon.start(lambda: self._be_tracer(made, write_end))
         os.close(write_end)
-        os.waitpid(between, 0)
         with open(read_end, "rb") as answer:
             text = answer.read()
         if text != b"ok":
             raise StepError(text.decode("utf-8", "replace") or "the tracer ended")
 
     def _be_tracer(self, made: tracer.Tracer, report: int) -> None:
-        """Attach, report, and trace. Holds nothing of the caller's: streams, terminal, descriptors, folder."""
+        """Attach, report, and trace."""
         try:
-            os.setsid()
-            signals.reset()
-            os.chdir("/")
-            null = os.open(os.devnull, os.O_RDWR)
-            for stream in (0, 1, 2):
-                os.dup2(null, stream)
-            process.close_all_but({report}, first=3)
-            libc.name_process("joey-tracer")
-            signals.ignore_ends()
+            daemon.settle("joey-tracer", {report})
             made.attach(self.clone.pid)
             made.start_guard()
             os.write(report, b"ok")

@@ -146,6 +146,10 @@ def test_signals_reach_the_process_and_its_end_is_told(enterable: MakeContainer,
     process.send_signal(signal.SIGUSR1)
     assert process.wait(10) == 42
     assert joey("exec", name, "sh", "-c", "kill -9 $$", check=False).returncode == 137
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert (
+            joey("exec", name, "sh", "-c", f"kill -{int(number)} $$; echo on", check=False).returncode == 128 + number
+        )
 
 
 def test_a_profile_holds_for_what_is_executed(enterable: MakeContainer, joey: Joey) -> None:
