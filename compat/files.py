@@ -93,6 +93,16 @@ class Mount:
         self.root = root
 
 
+def mount_holding(path: str) -> Mount | None:
+    """The mount that a path, free of links, is in: of those one over another the last."""
+    best = None
+    for mount in mounts():
+        inside = path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
+        if inside and (best is None or len(mount.target) >= len(best.target)):
+            best = mount
+    return best
+
+
 def mounts(text: str | None = None) -> list[Mount]:
     """The caller's mounts in order, super-block options included. `text` is mountinfo's, for tests."""
     if text is None:

@@ -17,6 +17,7 @@ from .constants import (
     MS_NODIRATIME,
     MS_NOEXEC,
     MS_NOSUID,
+    MS_PRIVATE,
     MS_RDONLY,
     MS_REC,
     MS_RELATIME,
@@ -123,9 +124,5 @@ def enter_by_move_and_chroot(new_root: str) -> None:
 
 def make_rootfs_parent_private(rootfs: str) -> None:
     """Make the mount that holds `rootfs` private: pivot_root refuses a shared parent (EINVAL)."""
-    best = "/"
-    for mount in files.mounts():
-        target = mount.target
-        if (rootfs == target or rootfs.startswith(target.rstrip("/") + "/")) and len(target) >= len(best):
-            best = target
-    libc.mount("", best, "", 1 << 18)
+    holding = files.mount_holding(rootfs)
+    libc.mount("", holding.target if holding else "/", "", MS_PRIVATE)

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from struct import pack
+from struct import pack, unpack_from
 
 from ..errors import JoeyError
 
@@ -21,6 +21,7 @@ _MKFS = (("mkfs.ext4", ("-F", "-q", "-m", "0")), ("mke2fs", ("-F", "-q", "-m", "
 FSTYPE = "ext4"
 _SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _BLOCK = 4096
+FIRST_FREE_INODE = 11  # those before are the file system's own
 _TRIES = 64
 
 
@@ -47,20 +48,35 @@ def make(path: str, size: int, inodes: int) -> None:
     command = maker()
     if not command:
         raise JoeyError("no mkfs.ext4 and no mke2fs here", "install e2fsprogs", "quota")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    if os.path.lexists(path):
+        os.unlink(path)  # what a killed joey left
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(fd, size // _BLOCK * _BLOCK)
+        os.ftruncate(fd, whole_blocks(size))
     finally:
         os.close(fd)
-    words = ["-N", str(inodes + 11)] if inodes else []  # eleven are the file system's own
+    words = ["-N", str(inodes + FIRST_FREE_INODE)] if inodes else []
     if inodes and command[1] == "mke2fs":
-        words = ["-i", str(max(1024, size // (inodes + 11)))]
+        words = ["-i", str(max(1024, size // (inodes + FIRST_FREE_INODE)))]
     done = subprocess.run(
         [*command, *words, path], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode:
         os.unlink(path)
         raise JoeyError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}", slug="quota")
+
+
+def whole_blocks(size: int) -> int:
+    """The size of an image for a limit."""
+    return size // _BLOCK * _BLOCK
+
+
+def inodes_of(path: str) -> int:
+    """How many files the file system in an image has room for. Source: the kernel's ext4 document, super block."""
+    with open(path, "rb") as file:
+        file.seek(1024)
+        count: int = unpack_from("<I", file.read(1024))[0]
+    return count - FIRST_FREE_INODE
 
 
 def attach(path: str) -> tuple[int, str]:
@@ -120,7 +136,7 @@ def grow(path: str, device: str, mounted: int, size: int) -> None:
 
     Raises JoeyError for less than it has, or another file system; OSError where this kernel can't (before Linux 3.3).
     """
-    size = size // _BLOCK * _BLOCK
+    size = whole_blocks(size)
     if os.fstat(mounted).st_dev != os.stat(device).st_rdev:
         raise JoeyError(f"{path} is not what is mounted there", slug="quota")
     if size < os.stat(path).st_size:

@@ -10,30 +10,25 @@ from ..errors import JoeyError
 
 
 class Place:
-    """`path` is the directory, `device` a node of the block device ("" for none), `options` those of the mount."""
+    """`path` is the directory, `device` a node of the block device ("" for none)."""
 
-    __slots__ = ("device", "fstype", "mount", "options", "path")
+    __slots__ = ("device", "fstype", "mount", "path")
 
-    def __init__(self, path: str, fstype: str, mount: str, device: str, options: tuple[str, ...]) -> None:
+    def __init__(self, path: str, fstype: str, mount: str, device: str) -> None:
         self.path = path
         self.fstype = fstype
         self.mount = mount
         self.device = device
-        self.options = options
 
 
 def find(path: str) -> Place:
     """Raises JoeyError where no mount holds the directory."""
     number = os.stat(path).st_dev
     real = os.path.realpath(path)
-    best = None
-    for mount in files.mounts():
-        inside = real == mount.target or real.startswith(mount.target.rstrip("/") + "/")
-        if inside and (best is None or len(mount.target) >= len(best.target)):
-            best = mount
-    if best is None:
+    mount = files.mount_holding(real)
+    if mount is None:
         raise JoeyError(f"{path}: no mount holds it")
-    return Place(real, best.fstype, best.target, _node(best.source, number), best.options)
+    return Place(real, mount.fstype, mount.target, _node(mount.source, number))
 
 
 def _node(source: str, number: int) -> str:

@@ -12,7 +12,8 @@ import stat
 from struct import pack, pack_into, unpack_from
 
 from .. import cdata
-from ..errors import JoeyError, KernelError
+from ..errors import KernelError
+from ..treecopy import MAX_DEPTH
 from .places import Place
 
 TYPE_CHECKING = False
@@ -98,7 +99,7 @@ def limit(place: Place, number: int, size: int, inodes: int) -> None:
     if place.fstype == "xfs":
         buffer = cdata.create_string_buffer(_XFS_DQUOT)
         # version, FS_PROJ_QUOTA, FS_DQ_BHARD | FS_DQ_IHARD and the soft ones
-        pack_into("<bbHI4Q", buffer, 0, 1, 2, 0xF, number, *_hard_and_soft(size // 512, inodes))
+        pack_into("<bbHI4Q", buffer, 0, 1, 2, 0xF, number, size // 512, 0, inodes, 0)
         _call(_XSETQLIM, place.device, number, buffer)
         return
     buffer = cdata.create_string_buffer(_VFS_DQUOT)
@@ -106,27 +107,32 @@ def limit(place: Place, number: int, size: int, inodes: int) -> None:
     _call(_SETQUOTA, place.device, number, buffer)
 
 
-def _hard_and_soft(blocks: int, inodes: int) -> tuple[int, int, int, int]:
-    return blocks, 0, inodes, 0
-
-
 def mark(path: str, number: int) -> None:
     """Have a directory's files, and those made in it later, belong to a project. No link is followed.
 
-    Raises JoeyError where the file system does not keep the number; OSError.
+    Raises OSError: ELOOP below 256 levels.
     """
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        device = os.fstat(top).st_dev
         _mark(top, number, inherit=True)
-        if project_of(path) != number:
-            raise JoeyError(f"{path}: the file system does not keep project {number}", slug="quota")
-        _mark_below(top, number, device)
+        _mark_below(top, number, os.fstat(top).st_dev, MAX_DEPTH)
     finally:
         os.close(top)
 
 
-def _mark_below(folder: int, number: int, device: int) -> None:
+def keeps(path: str, number: int) -> bool:
+    """Give a directory alone a project; whether its file system keeps such a number. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _mark(fd, number, inherit=True)
+    finally:
+        os.close(fd)
+    return project_of(path) == number
+
+
+def _mark_below(folder: int, number: int, device: int, levels: int) -> None:
+    if not levels:
+        raise OSError(errno.ELOOP, "nested too deeply")
     for name in os.listdir(folder):
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         directory = stat.S_ISDIR(status.st_mode)
@@ -137,7 +143,7 @@ def _mark_below(folder: int, number: int, device: int) -> None:
         try:
             _mark(fd, number, inherit=directory)
             if directory:
-                _mark_below(fd, number, device)
+                _mark_below(fd, number, device, levels - 1)
         finally:
             os.close(fd)
 

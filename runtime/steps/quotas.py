@@ -8,7 +8,7 @@ import shutil
 from binascii import crc32
 from functools import partial
 
-from ...compat import files, libc
+from ...compat import files, jsonio, libc
 from ...compat.constants import CLONE_NEWNS, MS_PRIVATE, MS_REC
 from ...compat.errors import JoeyError
 from ...compat.quota import images, places, projects, qgroups
@@ -21,16 +21,17 @@ from ..state import State
 from . import Step
 
 LIBRARY = "/var/lib/joey"
-_HIGHEST = 0xFFFFFFFE
+_INODE_SLACK = 512  # mke2fs rounds up, by block group
+_LAST_SHORT_ID, _LAST_ID = 0xFFFF, 0xFFFFFFFE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Self
+    from typing import Any
 
 
-class LimitProjects(Step):
-    """Give each pool a project of its own, with a limit."""
+class LimitDirectories(Step):
+    """Limit the directories where they are; the limits are taken back should the start fail."""
 
     __slots__ = ("quota", "state")
 
@@ -43,89 +44,73 @@ class LimitProjects(Step):
 
     def run(self) -> None:
         for pool in self.quota.pools:
-            sources = [self.quota.sources[place] for place in pool.places]
-            place = places.find(sources[0])
-            with Numbers() as numbers:
-                number = numbers.of(place)
-                self.state.quotas.append(
-                    {"kind": "project", "path": sources[0], "number": number, "places": pool.places}
-                )
-                self.state.save()  # first: what a killed joey left is taken back by what was recorded
-                projects.limit(place, number, pool.size, pool.inodes)
-                for source in sources:
-                    projects.mark(source, number)
+            self._limit(pool, [self.quota.sources[place] for place in pool.places])
+
+    def _limit(self, pool: Pool, sources: list[str]) -> None:
+        raise NotImplementedError
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        """Before the limit is there: what a killed joey left is taken back by what was recorded."""
+        self.state.quotas.append(entry)
+        self.state.save()
 
     def undo(self) -> None:
         lift(self.state)
 
 
-class Numbers:
-    """The projects' numbers: each directory keeps its own, none is given twice. Under a lock."""
+class LimitProjects(LimitDirectories):
+    """Give each pool a project of its own, with a limit."""
 
-    def __init__(self) -> None:
-        self._path = f"{LIBRARY}/projects"
-        self._fd = -1
+    __slots__ = ()
 
-    def __enter__(self) -> Self:
-        files.make_private_directories(LIBRARY)
-        self._fd = os.open(f"{LIBRARY}/projects.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        return self
+    def _limit(self, pool: Pool, sources: list[str]) -> None:
+        place = places.find(sources[0])
+        number = project_number(place)
+        self._record({"kind": "project", "path": sources[0], "number": number, "places": pool.places})
+        projects.limit(place, number, pool.size, pool.inodes)
+        for source in sources:
+            projects.mark(source, number)
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
 
-    def of(self, place: Place) -> int:
-        """The directory's project, or a new one: from 2^24 + 1 on, where the file system keeps so many bits."""
-        present = projects.project_of(place.path)
-        if present >= projects.FIRST_SHORT_ID:
-            return present
-        first = projects.FIRST_ID if self._keeps_long(place) else projects.FIRST_SHORT_ID
-        word = files.read_line(f"{self._path}-{'long' if first == projects.FIRST_ID else 'short'}").strip()
-        number = max(first, int(word) if word.isdigit() else 0)
-        while not projects.is_free(place, number):
-            number += 1
-        if number >= (_HIGHEST if first == projects.FIRST_ID else 0xFFFF):
-            raise JoeyError("no project number is left", slug="quota")
-        name = f"{self._path}-{'long' if first == projects.FIRST_ID else 'short'}"
-        files.write_atomically(name, f"{number + 1}\n")
-        return number
+def project_number(place: Place) -> int:
+    """A directory's project: always the same one, no other directory's, and new with the first call.
 
-    @staticmethod
-    def _keeps_long(place: Place) -> bool:
-        """Whether the file system keeps more than sixteen bits: tried on a directory made for it."""
-        probe = f"{place.path}/.joey-project-{os.getpid()}"
-        os.mkdir(probe, 0o700)
+    From 2^24 + 1 on, or from 2^15 + 1 on where the file system keeps sixteen bits. Raises JoeyError, OSError.
+    """
+    files.make_private_directories(LIBRARY)
+    path = f"{LIBRARY}/projects.json"
+    with open(f"{LIBRARY}/projects.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            projects.mark(probe, projects.FIRST_ID)
-            return True
-        except (JoeyError, OSError):
-            return False
-        finally:
-            os.rmdir(probe)
+            known: dict[str, int] = jsonio.loads(files.read_text(path, 64 << 20))
+        except FileNotFoundError:
+            known = {}
+        except ValueError as error:
+            raise JoeyError(f"{path} is damaged: {error}", "move it away: directories then get new projects") from None
+        if place.path in known and projects.keeps(place.path, known[place.path]):
+            return known[place.path]
+        present = projects.project_of(place.path)
+        if present and present < projects.FIRST_ID and present not in known.values():
+            hint = "its files count there, perhaps under a limit: take them out of it first (chattr -R -p 0)"
+            raise JoeyError(f"{place.path} belongs to project {present} already", hint, "quota")
+        for first, last in ((projects.FIRST_ID, _LAST_ID), (projects.FIRST_SHORT_ID, _LAST_SHORT_ID)):
+            number = max([first - 1, *(item for item in known.values() if first <= item <= last)]) + 1
+            while number <= last and not projects.is_free(place, number):
+                number += 1
+            if number <= last and projects.keeps(place.path, number):
+                files.write_atomically(path, jsonio.dumps({**known, place.path: number}))
+                return number
+    raise JoeyError(f"{place.mount}: no project number is left", slug="quota")
 
 
-class LimitSubvolumes(Step):
+class LimitSubvolumes(LimitDirectories):
     """Limit the quota group of each subvolume."""
 
-    __slots__ = ("quota", "state")
+    __slots__ = ()
 
-    def __init__(self, quota: DiskQuota, state: State) -> None:
-        self.quota = quota
-        self.state = state
-
-    def describe(self) -> str:
-        return "limit the subvolumes of " + ", ".join(f"{pool.places[0]} to {pool.size}" for pool in self.quota.pools)
-
-    def run(self) -> None:
-        for pool in self.quota.pools:
-            path = self.quota.sources[pool.places[0]]
-            self.state.quotas.append({"kind": "qgroup", "path": path, "places": pool.places})
-            self.state.save()
-            qgroups.limit(path, pool.size)
-
-    def undo(self) -> None:
-        lift(self.state)
+    def _limit(self, pool: Pool, sources: list[str]) -> None:
+        self._record({"kind": "qgroup", "path": sources[0], "places": pool.places})
+        qgroups.limit(sources[0], pool.size)
 
 
 class MakeImages(Step):
@@ -149,17 +134,12 @@ class MakeImages(Step):
 
     def run(self) -> None:
         os.makedirs(self.folder, 0o700, exist_ok=True)
-        for number, pool in enumerate(self.quota.pools):
-            path = f"{self.folder}/{image_name(pool)}"
-            if not os.path.exists(path):
-                self._make(path, pool)
-            elif pool.size > os.stat(path).st_size:
-                self._in_private(path, partial(self._grow, path, pool.size))
-            self.devices.append(images.attach(path))
-            os.makedirs(mount_place(self.state, number), 0o700, exist_ok=True)
-            self.state.quotas.append(
-                {"kind": "image", "path": path, "device": self.devices[-1][1], "places": pool.places}
-            )
+        lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another start of the bundle may be making them
+            self._attach_all()
+        finally:
+            os.close(lock)
         self.state.save()
         if self.rules is not None:
             loops = [os.fstat(device).st_rdev for device, _ in self.devices]
@@ -168,6 +148,34 @@ class MakeImages(Step):
                 for loop in loops
             ]
             self.state.cgroup.allow_devices([*self.rules, *more], in_use=True)
+
+    def _attach_all(self) -> None:
+        for number, pool in enumerate(self.quota.pools):
+            path = f"{self.folder}/{image_name(pool)}"
+            if not os.path.exists(path):
+                self._make(path, pool)
+            else:
+                self._fit(path, pool)
+            self.devices.append(images.attach(path))
+            os.makedirs(mount_place(self.state, number), 0o700, exist_ok=True)
+            self.state.quotas.append(
+                {"kind": "image", "path": path, "device": self.devices[-1][1], "places": pool.places}
+            )
+
+    def _fit(self, path: str, pool: Pool) -> None:
+        """An image that is there must be no larger than the limit; a smaller one grows."""
+        size, wanted = os.stat(path).st_size, images.whole_blocks(pool.size)
+        if size > wanted:
+            hint = "images do not shrink: ask for as much, or move it away to have the directories copied anew"
+            raise JoeyError(f"{path} has {size} bytes, the limit is {wanted}", hint, "quota")
+        if size < wanted:
+            self._in_private(path, partial(self._grow, path, pool.size))
+        room = images.inodes_of(path)
+        if pool.inodes and room > pool.inodes + _INODE_SLACK:
+            hint = (
+                "an image keeps the number of files it was made for: move it away to have the directories copied anew"
+            )
+            raise JoeyError(f"{path} has room for {room} files, the limit is {pool.inodes}", hint, "quota")
 
     def _make(self, path: str, pool: Pool) -> None:
         """Make it under another name: one that is there is whole."""

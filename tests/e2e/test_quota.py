@@ -144,6 +144,32 @@ def test_a_limit_of_files(joey: Joey, bundle: MakeBundle) -> None:
 
 
 @root
+def test_an_image_that_lets_more_in_than_the_limit_is_refused(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("true")
+    force = ("--force", "disk-quota=loop-image")
+    joey("run", *force, "--disk-quota", "40M", "-b", str(folder), joey.id())
+    for word, reason in (("20M", "has 41943040 bytes, the limit is 20971520"), ("40M:100", "the limit is 100")):
+        done = joey("run", *force, "--disk-quota", word, "-b", str(folder), joey.id(), check=False)
+        assert (done.returncode, reason in done.stderr) == (1, True), done.stderr
+
+
+@root
+def test_first_starts_at_once_make_one_image(joey: Joey, bundle: MakeBundle) -> None:
+    folder = bundle("sh", "-c", "cat /large | wc -c")
+    (folder / "rootfs" / "large").write_bytes(os.urandom(8 << 20))
+    command = ["run", "--force", "disk-quota=loop-image", "--disk-quota", "40M", "-b", str(folder)]
+    started = [
+        subprocess.Popen(joey.command(*command, joey.id()), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in started]
+    for out, err, status in ended:
+        assert (status, out) == (0, "8388608\n") or "is in use" in err, err
+    assert any(status == 0 for _, _, status in ended)
+    assert [path.suffix for path in (folder / "joey-quota").iterdir()] == [".img"]
+
+
+@root
 def test_what_is_made_is_whole_or_not_there(joey: Joey, bundle: MakeBundle) -> None:
     folder = bundle("true")
     (folder / "rootfs" / "large").write_bytes(os.urandom(6 << 20))
