@@ -64,7 +64,7 @@ def run(arguments: Arguments) -> int:
         change_limits(state, quotas)
     state.cgroup.update(settings(change, versions))
     if "devices" in change:
-        from ..build import device_rules
+        from ..resources import device_rules
 
         try:
             state.cgroup.allow_devices(device_rules(change["devices"], bundle), in_use=True)
@@ -130,9 +130,11 @@ def _complete(change: dict[str, Any], present: dict[str, Any], versions: dict[st
 
 def _check_kept(change: dict[str, Any], state: State, versions: dict[str, int]) -> None:
     """Refuse what nothing would keep: no cgroup of the container, and no process that looks after it."""
-    for controller, field in controllers_needed(change).items():
+    plain = {key: value for key, value in change.items() if key != "unified"}
+    for controller, field in controllers_needed(plain).items():
         by = state.mechanisms.get(f"cgroup.{controller}", "")
-        if controller not in versions and by not in ("watcher", "ptrace"):
+        asked = settings(plain, {controller: 1})  # clients send zeros for what they leave alone
+        if asked and controller not in versions and by not in ("watcher", "ptrace"):
             raise JoeyError(
                 f"{field}: the container is in no cgroup that carries {controller}",
                 f"it was made with {by or 'no limit of that kind'}: make it anew",

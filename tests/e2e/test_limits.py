@@ -176,3 +176,5 @@ def test_a_limit_that_nothing_keeps_is_not_changed(joey: Joey, bundle: MakeBundl
         "linux.resources.rdma: the container is in no cgroup that carries rdma" in done.stderr,
     ) == (1, True)
     assert "99999744" not in (joey.root / name / "config.json").read_text()
+    (tmp_path / "resources.json").write_text('{"hugepageLimits": [], "blockIO": {"weight": 0}, "pids": {"limit": 0}}')
+    joey("update", "--resources", str(tmp_path / "resources.json"), name)
