@@ -8,8 +8,6 @@ from __future__ import annotations
 import _socket
 import os
 
-from ..compat.cgroup import layout
-from ..compat.cgroup.group import Cgroup
 from ..compat.constants import (
     CLONE_NEWCGROUP,
     CLONE_NEWTIME,
@@ -25,6 +23,7 @@ from .channel import Channel
 from .launch import Start, let_go, run_child
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import make, process_steps
+from .resources import cgroup_of, cgroup_steps, device_rules, limits_devices
 from .state import State
 from .steps import Step, cloning, devices, libraries, parent, process, rootfs
 
@@ -35,16 +34,6 @@ if TYPE_CHECKING:
 
     from .steps.quotas import MakeImages
 
-# Added after a bundle's own device rules, as runc does: the default devices, terminals, and mknod of anything.
-DEFAULT_DEVICE_RULES: tuple[dict[str, Any], ...] = (
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-    *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 7, 8, 9)),
-    {"allow": True, "type": "c", "major": 5, "minor": 0, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 5, "minor": 1, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-)
 LATE_FLAGS = CLONE_NEWCGROUP | CLONE_NEWTIME
 
 
@@ -126,7 +115,7 @@ def quota_steps(bundle: Bundle, plan: Plan, state: State) -> tuple[list[Step], M
         return [quotas.LimitProjects(bundle.quota, state)], None
     if by == "btrfs-qgroup":
         return [quotas.LimitSubvolumes(bundle.quota, state)], None
-    rules = device_rules(bundle.resources.get("devices") or [], bundle) if _limits_devices(plan) else None
+    rules = device_rules(bundle.resources.get("devices") or [], bundle) if limits_devices(plan) else None
     images = quotas.MakeImages(bundle.quota, state, f"{bundle.path}/{IMAGES}", rules)
     return [images], images
 
@@ -147,43 +136,6 @@ def _id_mapped(bundle: Bundle, child: list[Step]) -> list[Step]:
             source: dict[str, Any] = step.entry if step.entry.get("uidMappings") else bundle.linux
             out.append(parent.OpenIdMapped(step, map_lines(source, "uidMappings"), map_lines(source, "gidMappings")))
     return out
-
-
-def cgroup_of(bundle: Bundle, container: str, plan: Plan) -> Cgroup:
-    """The container's groups in the hierarchies that are mounted now and that this user may write to."""
-    hierarchies = [item for item in layout.hierarchies() if os.access(item.mount, os.W_OK)]
-    return Cgroup.at(hierarchies, cgroup_path(bundle, container))
-
-
-def cgroup_path(bundle: Bundle, container: str) -> str:
-    """The groups' path below each hierarchy: linux.cgroupsPath, relative ones and the default below /joey."""
-    path = bundle.linux.get("cgroupsPath") or container
-    return os.path.normpath(path if path.startswith("/") else f"/{layout.DEFAULT_PARENT}/{path}")
-
-
-def cgroup_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
-    """Cgroups made and limited, before there is a process for them."""
-    cgroup = state.cgroup
-    out: list[Step] = []
-    path = cgroup_path(bundle, state.id)
-    for choice in plan.choices.values():
-        if choice.mechanism == "v1-own-mount":
-            by_rules = choice.feature.startswith("device-rules")
-            controller = "devices" if by_rules else choice.feature.removeprefix("cgroup.")
-            out.append(parent.MountHierarchy(cgroup, controller, path))
-    if cgroup.groups or out:
-        out.append(parent.MakeCgroup(cgroup, state))
-    resources = granted(bundle.resources, plan)
-    if resources:
-        out.append(parent.LimitCgroup(cgroup, resources))
-    if _limits_devices(plan):
-        out.append(parent.LimitDevices(cgroup, device_rules(bundle.resources.get("devices") or [], bundle)))
-    return out
-
-
-def _limits_devices(plan: Plan) -> bool:
-    by = plan.mechanism("device-rules") or plan.mechanism("device-rules-default")
-    return by not in ("", "user-namespace", "none")
 
 
 def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
@@ -391,41 +343,6 @@ def limits_of_oneself(bundle: Bundle, mechanism_of: Callable[[str], str]) -> lis
     return scheduling.limits_of_oneself(bundle.resources, mechanism_of)
 
 
-def granted(resources: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The resources that cgroups are to keep: without what the plan gives to another mechanism, or up."""
-    out = {key: value for key, value in resources.items() if key != "devices"}
-    sections = {"memory": "memory", "pids": "pids", "blockIO": "blkio", "hugepageLimits": "hugetlb", "rdma": "rdma"}
-    for section, controller in sections.items():
-        if not _by_cgroup(plan, f"cgroup.{controller}"):
-            out.pop(section, None)
-    for section, keys, feature in (
-        ("cpu", ("cpus", "mems"), "cgroup.cpuset"),
-        ("cpu", ("shares", "quota", "period", "burst", "idle", "realtimeRuntime", "realtimePeriod"), "cgroup.cpu"),
-        ("cpu", ("quota", "period"), "cgroup.cpu.quota"),
-        ("cpu", ("burst",), "cgroup.cpu.burst"),
-        ("cpu", ("idle",), "cgroup.cpu.idle"),
-        ("cpu", ("realtimeRuntime", "realtimePeriod"), "cgroup.cpu.realtime"),
-        ("memory", ("swap",), "cgroup.memory.swap"),
-        ("memory", ("swappiness",), "cgroup.memory.swappiness"),
-        ("memory", ("kernel",), "cgroup.memory.kmem"),
-        ("memory", ("disableOOMKiller",), "cgroup.memory.oom-disable"),
-        ("memory", ("kernelTCP",), "cgroup.memory.kmem-tcp"),
-        ("network", ("classID",), "cgroup.net_cls"),
-        ("network", ("priorities",), "cgroup.net_prio"),
-        ("blockIO", ("weight", "leafWeight", "weightDevice"), "cgroup.blkio.weight"),
-    ):
-        if not _by_cgroup(plan, feature) and section in out:
-            out[section] = {key: value for key, value in out[section].items() if key not in keys}
-    if not _by_cgroup(plan, "cgroup.blkio.throttle") and "blockIO" in out:
-        out["blockIO"] = {key: value for key, value in out["blockIO"].items() if not key.startswith("throttle")}
-    return {key: value for key, value in out.items() if value}
-
-
-def _by_cgroup(plan: Plan, feature: str) -> bool:
-    """Whether a feature is left to cgroups; also what the bundle does not ask for."""
-    return plan.mechanism(feature) in ("", "v1", "v2", "v1-own-mount", "native")
-
-
 def map_lines(section: dict[str, Any], key: str) -> list[tuple[int, int, int]]:
     """An id map's lines: (inside, outside, count)."""
     return [(entry["containerID"], entry["hostID"], entry["size"]) for entry in section.get(key) or []]
@@ -434,13 +351,3 @@ def map_lines(section: dict[str, Any], key: str) -> list[tuple[int, int, int]]:
 def maps_root(bundle: Bundle, key: str) -> bool:
     """Whether id 0 exists inside the new user namespace."""
     return any(inside <= 0 < inside + count for inside, _, count in map_lines(bundle.linux, key))
-
-
-def device_rules(asked: list[dict[str, Any]], bundle: Bundle) -> list[dict[str, Any]]:
-    """The rules in their order: those asked for, the default devices', and those of the devices the bundle makes."""
-    made = [
-        {"allow": True, "type": device["type"], "major": device["major"], "minor": device["minor"], "access": "rwm"}
-        for device in bundle.linux.get("devices") or []
-        if device["type"] != "p"
-    ]
-    return [*asked, *DEFAULT_DEVICE_RULES, *made]

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+QUOTA_ANNOTATION = "io.joey.disk-quota"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
     "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",
@@ -51,9 +52,6 @@ def needs(bundle: Bundle) -> list[Need]:
     elif "user" not in bundle.namespaces:
         out.append(Need("device-rules-default", "root.path"))
     return out
-
-
-QUOTA_ANNOTATION = "io.joey.disk-quota"
 
 
 def quota_words(bundle: Bundle) -> list[str]:

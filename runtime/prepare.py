@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..compat import files
 from ..compat.errors import UsageError
-from . import build, launch, state
+from . import build, launch, resources, state
 from .build import Options
 from .bundle import Bundle
 from .container import poststop_of_failed
@@ -48,11 +48,11 @@ def restore(
     try:
         made.set_plan(plan)
         files.write_atomically(f"{made.folder}/config.json", config_text)
-        made.cgroup = build.cgroup_of(bundle, container, plan)
+        made.cgroup = resources.cgroup_of(bundle, container, plan)
         quotas, in_images = build.quota_steps(bundle, plan, made)
         if in_images:
             raise UsageError("a container whose disk quota is an image can't be restored")
-        steps = [*build.cgroup_steps(bundle, plan, made), *quotas]
+        steps = [*resources.cgroup_steps(bundle, plan, made), *quotas]
         born = is_born_in_v2({}, made.cgroup, plan.mechanism("cgroup-v2-entry"))
         launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made, born)))
     except BaseException:

@@ -43,9 +43,9 @@ def _exec(arguments: Arguments, state: State) -> int:
     if status not in ("running", "created", "paused"):
         raise StateError(f"cannot exec in a container that is {status}: {state.id}", slug="not-running")
     bundle = state.config()
-    wanted = exec_needs(bundle, state.mechanisms.get("enter") == "agent")
+    by_agent = state.mechanisms.get("enter") == "agent"
     if copy_needs(bundle):
-        seal(plan_here(wanted, arguments))  # before anything is read or made: it may start anew
+        seal(plan_here(exec_needs(bundle, by_agent), arguments))  # before anything is read or made: it may start anew
     bundle.process = _process(arguments, bundle)
     schema.PROCESS(bundle.process, "process")
     bundles.check_process(bundle.process)
@@ -53,7 +53,7 @@ def _exec(arguments: Arguments, state: State) -> int:
     socket = arguments.text("console-socket")
     if bundle.process.get("terminal") and detach and not socket:
         raise UsageError("a detached process with a terminal needs --console-socket")
-    plan = plan_here(exec_needs(bundle, state.mechanisms.get("enter") == "agent"), arguments)
+    plan = plan_here(exec_needs(bundle, by_agent), arguments)
     seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
     # its programs as the container's are, its profile by this plan
     trace_as_chosen(lambda feature: plan.mechanism(feature) or state.mechanisms.get(feature, ""), bundle)

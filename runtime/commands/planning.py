@@ -29,6 +29,9 @@ PLAN_OPTIONS = (
     Option("--policy", "POLICY", "strict (default): refuse weaker protection; permissive: go on and say what is lost"),
     Option("--force", "FEATURE=MECHANISM", "use this mechanism for a feature; may be repeated", many=True),
 )
+# features some of whose mechanisms are a tracer, and those (runtime/tracing.py, which is loaded where there is one)
+MAY_BE_TRACED = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids")
+TRACERS = ("tracer", "tracer-seccomp", "ptrace")
 BUNDLE_OPTION = Option("--bundle -b", "DIR", "the bundle: a folder with config.json", default=".")
 
 
@@ -88,8 +91,7 @@ def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
 
 def trace_as_chosen(mechanism_of: Callable[[str], str], bundle: bundles.Bundle) -> None:
     """Have the bundle's processes traced, where that is a mechanism of the plan."""
-    tracers = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids")
-    if any(mechanism_of(feature) in ("tracer", "tracer-seccomp", "ptrace") for feature in tracers):
+    if any(mechanism_of(feature) in TRACERS for feature in MAY_BE_TRACED):
         from ..tracing import options
 
         bundle.tracing = options(cached_or_probed(), mechanism_of, bundle)
