@@ -7,7 +7,7 @@ import os
 
 from ...compat import capabilities, daemon, libc, process
 from ...compat.commandline import CommandLine
-from ...compat.constants import CAPABILITIES, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, SIGKILL
+from ...compat.constants import CAPABILITIES, PR_SET_PDEATHSIG, SIGKILL
 from ...compat.errors import JoeyError, StateError, StepError
 from ...probes.plan import Plan
 from .. import agent
@@ -23,8 +23,9 @@ from .parent import Await
 class StartAgent(Step):
     """Fork the agent, before anything of the container runs.
 
-    It has no exit signal, so that a wait(2) for any child does not see it (wait(2), __WCLONE). Nobody in the container
-    may trace it but who has CAP_SYS_PTRACE: then it keeps no capability that the container could not have.
+    It has no exit signal, so that a wait(2) for any child does not see it (wait(2), __WCLONE). It has capabilities that
+    the container has not, and is as undumpable as the process it is forked from (HideFromTracers): nobody inside may
+    trace it but who has CAP_SYS_PTRACE. Then it keeps no capability that the container could not have.
     """
 
     __slots__ = ("_bounding", "_limits", "_line", "_server", "listener", "null")
@@ -75,7 +76,6 @@ class StartAgent(Step):
             if self._bounding >> CAPABILITIES.index("CAP_SYS_PTRACE") & 1:
                 _, had, _ = capabilities.get()
                 capabilities.set(self._bounding & had, self._bounding & had, 0)
-        libc.prctl(PR_SET_DUMPABLE, 0)
         libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
 
     def keeps(self) -> list[int]:
