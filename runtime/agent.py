@@ -22,7 +22,7 @@ from ..compat.errors import JoeyError, StateError
 from ..probes.plan import Choice, Plan
 from .bundle import Bundle
 from .channel import Channel
-from .enter import inside_steps
+from .enter import first_steps, inside_steps
 from .launch import run_child
 from .process_steps import Made
 from .state import State
@@ -204,7 +204,9 @@ class Agent:
             libc.name_process(value["name"])
             channel.send(HERE)
             state = State("", self._container, self._bundle.path, self._bundle.rootfs)
-            steps = inside_steps(self._bundle, Plan(choices, "", ""), channel, state, made, console, waits=True)
+            plan = Plan(choices, "", "")
+            steps = first_steps(self._bundle)
+            steps += inside_steps(self._bundle, plan, channel, state, made, console, waits=True)
         except BaseException as error:
             channel.send_error("enter the container", error, [])
             return

@@ -65,7 +65,7 @@ def enter_steps(
     by_parent = joined_by_parent(paths, cgroup, plan.mechanism("cgroup-v2-entry"))
     if is_born_in_v2(paths, cgroup, plan.mechanism("cgroup-v2-entry")):
         clone.cgroup = cgroup
-    clone.first = tuple(_first_steps(bundle) + limits_of_oneself(bundle, lambda name: state.mechanisms.get(name, "")))
+    clone.first = tuple(first_steps(bundle) + limits_of_oneself(bundle, lambda name: state.mechanisms.get(name, "")))
     if 1 not in by_parent:
         clone.first = (*clone.first, process.EnterCgroups(cgroup))
     hookless = State("", state.id, state.bundle, state.rootfs)
@@ -74,8 +74,8 @@ def enter_steps(
     return Start(tuple(_parent_steps(bundle, clone, join, waits=bool(by_parent))), tuple(child), channel, clone)
 
 
-def _first_steps(bundle: Bundle) -> list[Step]:
-    """What the process does before it enters: it needs the host's files."""
+def first_steps(bundle: Bundle) -> list[Step]:
+    """What the process does first: before it enters, where it is to."""
     initial = (bundle.process.get("execCPUAffinity") or {}).get("initial")
     out: list[Step] = []
     if initial:

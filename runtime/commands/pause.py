@@ -21,7 +21,12 @@ def pause(arguments: Arguments) -> int:
     say_losses(plan_here([Need("pause", "pause")], arguments, {"pause": "sigstop"}))
     state.sigstopped = True
     state.save()  # first: a killed joey's is resumed, or paused again
-    members.stop(state)
+    try:
+        members.stop(state)
+    except StateError:
+        state.sigstopped = False
+        state.save()
+        raise
     return 0
 
 

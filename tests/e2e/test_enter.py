@@ -152,6 +152,16 @@ def test_signals_reach_the_process_and_its_end_is_told(enterable: MakeContainer,
         )
 
 
+def test_an_affinity_of_exec_holds(enterable: MakeContainer, joey: Joey, tmp_path: Path) -> None:
+    name = enterable()
+    process = {"args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "cwd": "/", "env": ["PATH=/bin"]}
+    last = max(os.sched_getaffinity(0))
+    for affinity in ({"initial": str(last)}, {"initial": "0", "final": str(last)}):
+        (tmp_path / "process.json").write_text(json.dumps({**process, "execCPUAffinity": affinity}))
+        done = joey("exec", "--process", str(tmp_path / "process.json"), name)
+        assert done.stdout.split() == ["Cpus_allowed_list:", str(last)]
+
+
 def test_a_profile_holds_for_what_is_executed(enterable: MakeContainer, joey: Joey) -> None:
     def change(config: dict[str, Any]) -> None:
         rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}
