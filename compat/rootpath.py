@@ -22,13 +22,14 @@ _HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 class Root:
     """A directory taken as `/` for every path given to it. `native` chooses openat2 over the walk."""
 
-    __slots__ = ("created", "fd", "native", "path")
+    __slots__ = ("created", "fd", "native", "owner", "path")
 
     def __init__(self, path: str, native: bool) -> None:
         self.path = path
         self.native = native
         self.fd = -1
         self.created: list[str] = []
+        self.owner: tuple[int, int] | None = None  # of what is made in it; None: the caller
 
     def attach(self) -> None:
         """Open the root, or open it again to see a mount that now covers it. Raises OSError."""
@@ -66,6 +67,11 @@ class Root:
     def make_file(self, path: str) -> int:
         """An O_PATH descriptor of `path`, made as an empty file where nothing is there. Records what it made."""
         return self._walk(path, create="file")
+
+    def own(self, parent: int, name: str) -> None:
+        """Give what was made to the owner."""
+        if self.owner:
+            os.chown(name, *self.owner, dir_fd=parent, follow_symlinks=False)
 
     def _name_of(self, parent: int, name: str) -> str:
         """The path relative to the root of `name` in `parent`, as the kernel knows it now."""
@@ -120,6 +126,7 @@ class Root:
                 os.close(os.open(name, flags, 0o644, dir_fd=parent))
             else:
                 os.mkdir(name, mode, dir_fd=parent)
+            self.own(parent, name)
             self.created.append(self._name_of(parent, name))
             return os.open(name, _HANDLE, dir_fd=parent), ""
         except OSError as error:

@@ -145,7 +145,15 @@ _TABLE = (
     _namespace_in_userns("ipcns", "IPC namespace"),
     _namespace_in_userns("netns", "network namespace"),
     _namespace_in_userns("timens", "time namespace"),
-    Feature("userns", "user namespace", True, Mechanism("native", ("userns.clone", "userns.maps"))),
+    Feature(
+        "userns", "user namespace", True,
+        Mechanism("native", ("userns.clone", "userns.maps")),
+        Mechanism("emulated", ("ptrace.syscall", "userns.emulated"),
+                  "its processes have the mapped host ids, which a tracer makes look right: calls naming files or ids "
+                  "cost some ten times as much (before Linux 3.5: every call), programs can't trace one another, "
+                  "32-bit ones are refused; root inside can't mount, make namespaces or set file capabilities; "
+                  "ACLs, System V IPC and signals show host ids"),
+    ),
     Feature(
         "cgroupns", "cgroup namespace", False,
         Mechanism("native", ("cgroupns.unshare",)),

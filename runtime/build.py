@@ -26,6 +26,8 @@ from .process_steps import make, process_steps
 from .resources import cgroup_of, cgroup_steps, device_rules, limits_devices
 from .state import State
 from .steps import Step, cloning, devices, libraries, parent, process, rootfs
+from .steps.users import IgnoreSetId
+from .users import host_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,15 +42,14 @@ LATE_FLAGS = CLONE_NEWCGROUP | CLONE_NEWTIME
 class Options:
     """What the command line adds to a bundle."""
 
-    __slots__ = ("console_socket", "detach", "keep_fds", "new_keyring", "pivot", "wait_for_start")
+    __slots__ = ("console_socket", "detach", "keep_fds", "new_keyring", "wait_for_start")
 
     def __init__(
-        self, console_socket: str, detach: bool, pivot: bool, new_keyring: bool, wait_for_start: bool, keep_fds: int
+        self, console_socket: str, detach: bool, new_keyring: bool, wait_for_start: bool, keep_fds: int
     ) -> None:
         self.console_socket = console_socket
         self.keep_fds = keep_fds  # descriptors after the standard three that the container gets
         self.detach = detach
-        self.pivot = pivot
         self.new_keyring = new_keyring
         self.wait_for_start = wait_for_start
 
@@ -89,6 +90,7 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
     if by_parent:
         clone.after = by_parent.leave
     root = Root(bundle.rootfs, native=plan.mechanism("path-resolution") == "openat2")
+    root.owner = bundle.users.root if bundle.users else None
     state.cgroup = cgroup_of(bundle, state.id, plan)
     if bundle.tracing:
         from .tracing import limit_forks
@@ -215,8 +217,8 @@ def _child_steps(
     listener: _socket.socket | None,
     images: MakeImages | None,
 ) -> list[Step]:
-    user = bundle.process.get("user") or {}
-    extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" else 0
+    user = host_user(bundle)
+    extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" or bundle.users else 0
     by_parent = joined_by_parent(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry"))
     # Joining a v2 group waits for an RCU grace period (8-45 ms here): the child builds its root meanwhile.
     placed: list[Step] = [process.WaitForParent(channel)] if by_parent else []
@@ -261,7 +263,7 @@ def _child_steps(
             )
         )
     out += placed
-    out += _enter_steps(bundle, plan, state, options, channel, root, read_only)
+    out += _enter_steps(bundle, plan, state, channel, root, read_only, extra)
     made = make(bundle, plan, state, options.keep_fds)
     out += limits_of_oneself(bundle, plan.mechanism)
     if plan.mechanism("enter") == "agent" and os.path.isdir(state.folder):
@@ -299,19 +301,23 @@ def _mount_steps(
             continue
         label = bundle.linux.get("mountLabel", "") if plan.mechanism("selinux") == "native" else ""
         step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra, label)
+        if bundle.users and not is_bind(entry):
+            step.options.data = bundle.users.mount_data(entry["type"], step.options.data)
         out.append(step)
         if entry.get("type") == "tmpfs" and MountOptions(entry.get("options") or []).flags & MS_RDONLY:
             read_only.append(step.destination)
     dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
     if not dev_is_bound:
         by = plan.mechanism("device-nodes")
-        out.append(devices.MakeDevices(root, bundle.linux.get("devices") or [], by))
+        asked = bundle.linux.get("devices") or []
+        made = [bundle.users.device(device) for device in asked] if bundle.users else asked
+        out.append(devices.MakeDevices(root, made, by))
     out.append(rootfs.MakeWorkingDirectory(root, bundle.process["cwd"]))
     return out, read_only
 
 
 def _enter_steps(
-    bundle: Bundle, plan: Plan, state: State, options: Options, channel: Channel, root: Root, read_only: list[str]
+    bundle: Bundle, plan: Plan, state: State, channel: Channel, root: Root, read_only: list[str], extra: int
 ) -> list[Step]:
     """Hooks before the change of root, masks, and the change of root."""
     out: list[Step] = []
@@ -325,11 +331,12 @@ def _enter_steps(
         out.append(rootfs.ProtectPaths(root, bundle.linux["readonlyPaths"]))
     if bundle.linux.get("maskedPaths"):
         out.append(rootfs.MaskPaths(root, bundle.linux["maskedPaths"]))
+    if extra:
+        out.append(IgnoreSetId(root))
     whole = bool(bundle.config["root"].get("readonly"))
     if read_only or whole:
         out.append(rootfs.FinishReadOnly(root, read_only, whole))
-    by = plan.mechanism("root-change") if options.pivot else "move-and-chroot"
-    out.append(rootfs.EnterRoot(root, by, bundle.linux.get("rootfsPropagation", "")))
+    out.append(rootfs.EnterRoot(root, plan.mechanism("root-change"), bundle.linux.get("rootfsPropagation", "")))
     return out
 
 

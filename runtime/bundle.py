@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..compat.tracing.tracer import Options as TracerOptions
     from .quota import DiskQuota
+    from .users import HostIds
 
 CONFIG_LIMIT = 8 << 20
 
@@ -47,6 +48,7 @@ class Bundle:
         "rewritten",
         "rootfs",
         "tracing",
+        "users",
     )
 
     def __init__(self, path: str, config: dict[str, Any], rootfs: str) -> None:
@@ -58,6 +60,7 @@ class Bundle:
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
         self.quota: DiskQuota | None = None  # limits of its directories
         self.tracing: TracerOptions | None = None  # how its processes are traced, where they are
+        self.users: HostIds | None = None  # where its user namespace is emulated
         self.linux: dict[str, Any] = config.get("linux") or {}
         self.namespaces: dict[str, str] = {
             entry["type"]: entry.get("path", "") for entry in self.linux.get("namespaces") or []
@@ -74,6 +77,15 @@ class Bundle:
     @property
     def resources(self) -> dict[str, Any]:
         return self.linux.get("resources") or {}
+
+    def emulate_users(self) -> None:
+        """Have it run without its user namespace, by the host ids that it maps."""
+        from .users import HostIds
+
+        self.users = HostIds(self.linux)
+        entries = [entry for entry in self.linux["namespaces"] if entry["type"] != "user"]
+        self.linux = {**self.linux, "namespaces": entries}
+        del self.namespaces["user"]
 
     def hooks(self, kind: str) -> list[dict[str, Any]]:
         """The hooks of one kind ("poststop"), in their order."""

@@ -90,10 +90,14 @@ def process_needs(bundle: Bundle) -> list[Need]:
     inside = "-in-userns" if "user" in bundle.namespaces else ""
     field = _no_room_for_the_stub(bundle)
     out = [] if field else [Need("interpreter-hiding", "process.args")]
-    if process.get("noNewPrivileges"):
+    if process.get("noNewPrivileges") and not bundle.users:  # whose tracer sees to it
         out.append(Need("no-new-privs", "process.noNewPrivileges"))
     out.append(Need(f"capabilities.bounding{inside}", "process.capabilities.bounding"))
-    if (process.get("capabilities") or {}).get("ambient") and (process.get("user") or {}).get("uid", 0) != 0:
+    if (
+        not bundle.users
+        and (process.get("capabilities") or {}).get("ambient")
+        and (process.get("user") or {}).get("uid", 0) != 0
+    ):
         out.append(Need("capabilities.ambient", "process.capabilities.ambient"))
     if process.get("scheduler"):
         deadline = process["scheduler"]["policy"] == "SCHED_DEADLINE" or process["scheduler"].get("flags")
@@ -150,7 +154,8 @@ def _seccomp_needs(bundle: Bundle) -> list[Need]:
     section = bundle.linux.get("seccomp")
     if not section:
         return []
-    privileged = not bundle.process.get("noNewPrivileges") and "user" not in bundle.namespaces
+    kept = bundle.process.get("noNewPrivileges") and not bundle.users
+    privileged = not kept and "user" not in bundle.namespaces
     out = [Need("seccomp-privileged" if privileged else "seccomp", "linux.seccomp")]
     for place, flag in enumerate(section.get("flags") or []):
         if flag in SECCOMP_FLAGS:

@@ -19,6 +19,7 @@ from .channel import Channel
 from .needs import SECCOMP_FLAGS
 from .state import State
 from .steps import Step, process, program
+from .users import host_user
 
 
 class Made:
@@ -50,7 +51,7 @@ def process_steps(
     """The last steps of a child, in their order."""
     what = bundle.process
     channel.program = lambda: str(what["args"][0])
-    user = what.get("user") or {}
+    user = host_user(bundle)
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
     seccomp = process.InstallSeccomp(made.filter, made.filter_flags, channel) if made.filter else None
     stub = made.stub
@@ -71,18 +72,24 @@ def process_steps(
         if made.trace_filter
         else None
     )
-    if trace and not no_new_privs:
+    early = not no_new_privs and not bundle.users
+    if trace and early:
         out.append(trace)
-    if seccomp and not no_new_privs:
+    if seccomp and early:
         out.append(seccomp)  # needs CAP_SYS_ADMIN, which goes next
-    out.append(
-        process.BecomeUser(
-            user,
-            what.get("capabilities") or {},
-            plan.mechanism("capabilities.bounding") == "native",
-            plan.mechanism("capabilities.ambient") == "native",
+    if bundle.users:
+        from .steps.users import BecomeHostUser
+
+        out.append(BecomeHostUser(user, bundle.users.kept))
+    else:
+        out.append(
+            process.BecomeUser(
+                user,
+                what.get("capabilities") or {},
+                plan.mechanism("capabilities.bounding") == "native",
+                plan.mechanism("capabilities.ambient") == "native",
+            )
         )
-    )
     if no_new_privs:
         out.append(process.SetNoNewPrivs())
         out += [trace] if trace else []
@@ -97,7 +104,9 @@ def process_steps(
         out.append(program.CheckProgram(prepare))
     out += _label_steps(bundle, plan)
     out.append(program.RestoreSignals(signals.blocked()))
-    if seccomp and no_new_privs:
+    if trace and bundle.users:
+        out.append(trace)  # what it stops for joey makes too, and there is a tracer only now
+    if seccomp and not early:
         out.append(seccomp)
     out.append(program.Exec(prepare))
     return out

@@ -148,7 +148,10 @@ class State:
         from . import bundle as bundles
 
         path = f"{self.folder}/config.json"
-        return bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
+        bundle = bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
+        if self.mechanisms.get("userns") == "emulated":
+            bundle.emulate_users()
+        return bundle
 
     def save_resources(self, resources: dict[str, Any]) -> None:
         """Keep changed linux.resources in the container's copy of config.json."""

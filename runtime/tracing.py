@@ -28,7 +28,8 @@ def _by_profile(mechanism_of: Callable[[str], str]) -> bool:
 
 
 def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bundle) -> tracer.Options:
-    """How the processes are traced. The profile is asked first: it judges what the program does, and the shim too."""
+    """How the processes are traced. The profile is asked first: it judges what the program does, and the shim too. What
+    emulates users comes after the shim, which makes calls of its own in the place of newer ones."""
     handlers: list[Handler] = []
     if _by_profile(mechanism_of):
         from ..compat.seccomp.enforce import Profile
@@ -39,6 +40,10 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
     if programs:
         bits = emulations.mask(lacking(report))
         handlers.append(divert.Diversion(bits, emulations.code_for(bits, report.machine.get("release", ""))))
+    if bundle.users:
+        from .users import handler
+
+        handlers.append(handler(bundle, mechanism_of))
     wanted = programs == "tracer-seccomp" or (not programs and report.works("ptrace.seccomp-stop"))
     by_filter = wanted and all(handler.conditions() is not None for handler in handlers)
     return tracer.Options(handlers, by_filter, report.works("ptrace.seize"), report.works("ptrace.exitkill"))

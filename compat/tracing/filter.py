@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from ..constants import SECCOMP_RET_ALLOW, SECCOMP_RET_TRACE
-from ..seccomp.assembler import ARCH_OFFSET, ARGS_OFFSET, JA, JEQ, JGE, NR_OFFSET, Assembler
+import errno
+
+from ..constants import SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_TRACE
+from ..seccomp.assembler import ARCH_OFFSET, ARGS_OFFSET, JEQ, JGE, NR_OFFSET, Assembler
 from .handler import ALWAYS, ANY_BIT, Handler
 
 AUDIT_ARCH_X86_64 = 0xC000003E
 _POINTER_OFFSET = 8  # seccomp_data.instruction_pointer
 _JSET = 0x45
+_X32 = 0x40000000
 
 
 def build(handlers: list[Handler]) -> bytes:
     """The program for what handlers look at, all of which have conditions: each one's calls, but those it exempts."""
     out = Assembler()
     allow, ours = out.label(), out.label()
+    foreign = SECCOMP_RET_ERRNO | errno.ENOSYS if any(item.native_only for item in handlers) else SECCOMP_RET_ALLOW
     out.load(ARCH_OFFSET)
     out.emit(JEQ, AUDIT_ARCH_X86_64, ours, "")
-    out.emit(JA, 0, allow)  # a far jump: conditional ones reach 255 instructions
+    out.ret(foreign)
     out.place(ours)
+    if foreign != SECCOMP_RET_ALLOW:
+        numbered = out.label()
+        out.load(NR_OFFSET)
+        out.emit(JGE, _X32, "", numbered)
+        out.ret(foreign)
+        out.place(numbered)
     for handler in handlers:
         following = out.label()
         _exempt(out, *handler.exempt(), following)
@@ -30,7 +40,7 @@ def build(handlers: list[Handler]) -> bytes:
             if how != ALWAYS:
                 out.load(ARGS_OFFSET + 8 * index)
                 here = out.label()
-                out.emit(_JSET if how == ANY_BIT else JEQ, value, here, following)
+                out.emit(_JSET if how == ANY_BIT else JEQ, value, here, after)
                 out.place(here)
             out.ret(SECCOMP_RET_TRACE)
             out.place(after)

@@ -53,7 +53,12 @@ def _session(pid: int) -> int:
 
 def kill(pid: int) -> None:
     """SIGKILL, to a process that may have ended."""
+    send(pid, _SIGKILL)
+
+
+def send(pid: int, signal: int) -> None:
+    """A signal, to a process that may have ended."""
     try:
-        os.kill(pid, _SIGKILL)
+        os.kill(pid, signal)
     except ProcessLookupError:
         pass

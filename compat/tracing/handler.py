@@ -14,6 +14,7 @@ class Handler:
     """Looks at some calls. The first handler that takes a call is the last to see it."""
 
     tracer: Tracer
+    native_only = False  # calls of another ABI (int 0x80, x32) are to fail, where there is a filter to see to it
 
     def looks_at(self, number: int) -> bool:
         """Whether a call of this number may be taken: asked once for each of 0 to 511, others are always shown."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from struct import unpack_from
 
 from .. import cdata
@@ -48,15 +50,44 @@ def write(pid: int, address: int, data: bytes) -> bool:
     return True
 
 
+def read(pid: int, address: int, size: int) -> bytes:
+    """As much of `size` bytes of memory as is mapped in one piece from `address` on."""
+    try:
+        fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, size, address)
+    except (OSError, OverflowError):
+        return b""
+    finally:
+        os.close(fd)
+
+
+def read_string(pid: int, address: int, limit: int = 4096) -> bytes:
+    """A string up to its zero byte. Raises OSError: ENAMETOOLONG where it is longer, EFAULT where not all of it is
+    mapped."""
+    data = b""
+    while len(data) < limit:
+        part = read(pid, address + len(data), min(limit - len(data), 4096 - (address + len(data)) % 4096))
+        if not part:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        end = part.find(b"\0")
+        if end >= 0:
+            return data + part[:end]
+        data += part
+    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
 def event_message(pid: int) -> int:
     value = cdata.c_ulong(0)
     return value.value if request(GETEVENTMSG, pid, 0, cdata.addressof(value)) == 0 else 0
 
 
-def is_signal(pid: int) -> bool:
-    """Whether a stop is a signal's delivery, and not the stop of the group that followed one."""
+def signal_info(pid: int) -> bytes:
+    """The siginfo_t of a signal that is about to be delivered; b"" in the stop of a group that followed one."""
     info = cdata.create_string_buffer(SIGINFO_SIZE)
-    return request(_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0
+    return bytes(info) if request(_GETSIGINFO, pid, 0, cdata.addressof(info)) == 0 else b""
 
 
 def set_signal_info(pid: int, info: bytes) -> None:

@@ -16,11 +16,13 @@ from .. import constants as k
 from ..errors import JoeyError
 from ..process import close_all_but
 from . import guard, ptrace, refusal
+from .errands import Errand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .errands import Work
     from .handler import Handler
 
 _SIGTRAP, _SIGSTOP, _SIGCONT, _SIGKILL = 5, 19, 18, 9
@@ -57,6 +59,7 @@ class Tracer:
         self.by_filter = options.seccomp
         self.registers = (cdata.c_ulong * ptrace.REGISTERS)()
         self.inside: dict[int, Callable[[int], None] | None] = {}  # threads in a call, and what to do at its end
+        self.errands: dict[int, Errand] = {}  # calls that are being made in a thread's name
         self._handlers = options.handlers
         self._quiet = frozenset(
             number for number in range(_KNOWN_CALLS) if not any(item.looks_at(number) for item in self._handlers)
@@ -66,7 +69,7 @@ class Tracer:
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
         self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
-        self._infos: dict[int, tuple[int, bytes]] = {}  # what a signal that `skip` sends is to come with
+        self._infos: dict[int, tuple[int, bytes]] = {}  # what a signal that is sent next is to come with
         self._guard = 0
         self._guard_pipe = -1
         self._address = cdata.addressof(self.registers)
@@ -99,9 +102,12 @@ class Tracer:
         signals.block_child_signal()
         try:
             self._run()
-        finally:
-            if self._guard:
-                os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
+        except BaseException:
+            for pid in self._known:  # none goes on untraced
+                guard.kill(pid)
+            raise
+        if self._guard:
+            os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
 
     def _run(self) -> None:
         waitpid, request, go, inside, quiet = os.waitpid, ptrace.request, self._go, self.inside, self._quiet
@@ -144,7 +150,7 @@ class Tracer:
     def forget(self, pid: int) -> None:
         """A thread is no more."""
         self._known.discard(pid)
-        for table in (self.inside, self._infos, self._parents):
+        for table in (self.inside, self.errands, self._infos, self._parents):
             table.pop(pid, None)
         self._unborn.discard(pid)
         self._stopped.discard(pid)
@@ -214,6 +220,8 @@ class Tracer:
                 self._add(pid)
                 if kind in _STOPPING:
                     request = ptrace.LISTEN
+                elif self.inside.get(pid):
+                    request = k.PTRACE_SYSCALL
         elif pid not in self._known or (kind == _SIGSTOP and pid in self._unborn):
             # a new thread or process: the kernel's SIGSTOP comes, and perhaps another signal before it
             self._add(pid)
@@ -224,10 +232,15 @@ class Tracer:
                 signal = kind
         else:
             signal = kind
-            sent = self._infos.get(pid)
-            if sent and sent[0] == kind and ptrace.is_signal(pid):
+            held, sent = self.errands.get(pid), self._infos.get(pid)
+            info = ptrace.signal_info(pid) if held or sent or kind in _STOPPING else b""
+            if held and info:  # not now: its handler would run amid the calls in the thread's name
+                held.held.append((kind, info))
+                self.resume(pid, k.PTRACE_SYSCALL)
+                return
+            if sent and sent[0] == kind and info:
                 ptrace.set_signal_info(pid, self._infos.pop(pid)[1])
-            if kind in _STOPPING and not self.options.seize and not ptrace.is_signal(pid):
+            if kind in _STOPPING and not self.options.seize and not info:
                 self._stopped.add(pid)  # a group stop: it ends with a SIGCONT
                 return
         self.resume(pid, request, signal)
@@ -258,17 +271,23 @@ class Tracer:
             self.inside[pid] = lambda at: refusal.say_and_kill(self, at)
             return k.PTRACE_SYSCALL
         former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
-        if former and former != pid:
-            self.forget(former)
-        elif not former:  # before Linux 3.0
-            for other in [other for other in self._known if not os.path.exists(f"/proc/{other}")]:
-                self.forget(other)
+        gone = [former] if former != pid else []
+        if not former:  # before Linux 3.0
+            gone = [other for other in self._known if not os.path.exists(f"/proc/{other}")]
+        maker = next((other for other in (*gone, pid) if other in self.errands), 0)
+        errand, after = self.errands.pop(maker, None), self.inside.get(maker)
+        for other in gone:
+            self.forget(other)
+        for handler in self._handlers:
+            handler.executed(pid)
+        if errand:
+            errand.executed = True
+            self.errands[pid], self.inside[pid] = errand, after
+            return k.PTRACE_SYSCALL
         if not self.options.seccomp:
             self.inside[pid] = None
         else:
             self.inside.pop(pid, None)
-        for handler in self._handlers:
-            handler.executed(pid)
         return self._go
 
     # --- what handlers use --------------------------------------------------------------------------------------
@@ -292,10 +311,21 @@ class Tracer:
             self.registers[ptrace.RAX] = result & ptrace.NO_CALL
             self.put(at)
             if info:
-                self._infos[at] = (signal, info)
+                self.send_with(at, signal, info)
             self.resume(at, signal=signal)
 
         self.run_to_end(pid, skipped)
+
+    def send_with(self, pid: int, signal: int, info: bytes) -> None:
+        """Have the signal that a thread is resumed with come with this siginfo_t."""
+        self._infos[pid] = (signal, info)
+
+    def make_calls(self, pid: int, number: int, work: Callable[[Errand], Work]) -> None:
+        """Have a generator (errands.py) go through the call that begins; `registers` are those of its begin."""
+        errand = Errand(self, pid, number)
+        errand.work = work(errand)
+        self.errands[pid] = errand
+        errand.advance(None)
 
     def run_to_end(self, pid: int, after: Callable[[int], None]) -> None:
         """Have the call that begins be made, and `after` be called at its end, with the thread stopped."""

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 
-from ...compat import files, libc
+from ...compat import capabilities, files, libc
 from ...compat.constants import CLONE_NEWCGROUP, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, SIGCHLD
 from ...compat.errors import KernelError, errno_name
 from ...compat.namespaces import NAMESPACES
@@ -152,6 +152,38 @@ def raise_unless_subordinate() -> None:
         raise Answered("absent", "no /etc/subuid entry for this user") from None
     if not any(line.split(":")[0] in (name, str(os.getuid())) for line in lines):
         raise Answered("absent", "no /etc/subuid entry for this user")
+
+
+@GROUP.probe(
+    "userns.emulated", "capset, setresuid and prctl(PR_SET_SECUREBITS) as user 1, with CAP_SETUID permitted only",
+    "no ids of its own without user namespaces",
+)  # fmt: skip
+def emulated_users() -> Answer:
+    """What compat/users/ does in a thread's name, but the exec."""
+    if os.geteuid() != 0:
+        raise Answered("blocked", "needs root")
+    status = child(_as_another_user)  # which could not even import anything
+    if status:
+        raise Answered(
+            "broken", ("an id changed without the capability", "wrong ids or capabilities after it")[status - 1]
+        )
+    return None
+
+
+def _as_another_user() -> int:
+    libc.prctl(28, 0x4)  # PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
+    kept = capabilities.mask(["CAP_SETUID", "CAP_SETGID"])
+    os.setresuid(1, 1, 1)
+    capabilities.set(0, kept, 0)
+    try:
+        os.setresuid(0, 1, 1)
+        return 1
+    except PermissionError:
+        pass
+    capabilities.set(kept, kept, 0)
+    os.setresuid(0, -1, -1)
+    capabilities.set(0, kept, 0)
+    return 0 if (os.getresuid(), capabilities.get()[:2]) == ((0, 1, 1), (0, kept)) else 2
 
 
 @GROUP.probe("userns.nested", "a user namespace inside another", "no containers in containers", alone=True)

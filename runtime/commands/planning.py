@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ...compat.errors import UsageError
+from ...compat.seccomp.words import allows
 from ...probes.cache import cached_or_probed
 from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
@@ -30,8 +31,8 @@ PLAN_OPTIONS = (
     Option("--force", "FEATURE=MECHANISM", "use this mechanism for a feature; may be repeated", many=True),
 )
 # features some of whose mechanisms are a tracer, and those (runtime/tracing.py, which is loaded where there is one)
-MAY_BE_TRACED = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids")
-TRACERS = ("tracer", "tracer-seccomp", "ptrace")
+MAY_BE_TRACED = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids", "userns")
+TRACERS = ("tracer", "tracer-seccomp", "ptrace", "emulated")
 BUNDLE_OPTION = Option("--bundle -b", "DIR", "the bundle: a folder with config.json", default=".")
 
 
@@ -48,6 +49,8 @@ def forced_of(arguments: Arguments) -> dict[str, str]:
         if not equals:
             raise UsageError(f'--force: "{word}" is not FEATURE=MECHANISM', "see the features with: joey plan")
         out[feature] = mechanism
+    if arguments.switch("no-pivot"):
+        out["root-change"] = "move-and-chroot"
     return out
 
 
@@ -63,7 +66,9 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
 
     Its programs are looked at only where the kernel lacks something they could take for granted.
     """
-    wanted = needs(bundle)
+    policy, forced = policy_of(arguments), forced_of(arguments)
+    more = emulated_users(bundle, report, policy, forced)
+    wanted = [*needs(bundle), *more]
     if any(report.lacks(finding) for finding in VITAL):
         from ..programs import with_programs
 
@@ -74,11 +79,32 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
 
         report, more = with_quota(report, bundle, words)
         wanted += more
-    made = plan(report, wanted, policy_of(arguments), forced_of(arguments))
+    made = plan(report, wanted, policy, forced)
     if made.mechanism("enter") == "agent" and (more := copy_needs(bundle)):
         # joey's interpreter stays in the container, with processes that may trace it
-        made = plan(report, [*wanted, *more], policy_of(arguments), forced_of(arguments))
+        made = plan(report, [*wanted, *more], policy, forced)
     return made
+
+
+def emulated_users(bundle: bundles.Bundle, report: KernelReport, policy: str, forced: dict[str, str]) -> list[Need]:
+    """Where the bundle's user namespace is to be emulated: have it so, for all that is planned after; what it needs.
+
+    A profile that forbids what the tracer does in the processes' name is enforced by the tracer too, in `forced`.
+    """
+    if not bundle.creates("user"):
+        return []
+    place = next(place for place, entry in enumerate(bundle.linux["namespaces"]) if entry["type"] == "user")
+    need = Need("userns", f"linux.namespaces[{place}]")
+    if plan(report, [need], policy, forced).mechanism("userns") != "emulated":
+        return []
+    from ..users import CALLS, warn_of_foreign_root
+
+    bundle.emulate_users()
+    if os.path.isdir(bundle.rootfs):
+        warn_of_foreign_root(bundle)
+    if bundle.linux.get("seccomp") and not allows(bundle.linux["seccomp"], CALLS):
+        forced.setdefault("seccomp-privileged", "ptrace")
+    return [need]
 
 
 def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:

@@ -52,7 +52,6 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     options = Options(
         console_socket=arguments.text("console-socket"),
         detach=detach,
-        pivot=not arguments.switch("no-pivot"),
         new_keyring=not arguments.switch("no-new-keyring"),
         wait_for_start=wait_for_start,
         keep_fds=passed_sockets() + arguments.number("preserve-fds", 0),

@@ -39,6 +39,10 @@ class StartAgent(Step):
 
         names = (bundle.created_process.get("capabilities") or {}).get("bounding") or []
         self._bounding = capabilities.mask([name for name in names if name in CAPABILITIES])
+        if bundle.users:
+            from . import users  # noqa: F401
+
+            self._bounding = bundle.users.kept
         self._limits = limits and "user" not in bundle.namespaces
         self._line = CommandLine()
         self._server = agent.Agent(listener, bundle, container, own)

@@ -73,7 +73,9 @@ class MakeDevices(Step):
                 now = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if stat.S_IFMT(now.st_mode) != stat.S_IFMT(mode) or now.st_rdev != number:
                     raise StepError(f"{device['path']} exists in the root file system and is something else") from None
-            os.chown(name, device.get("uid", 0), device.get("gid", 0), dir_fd=parent, follow_symlinks=False)
+            uid, gid = self.root.owner or (0, 0)
+            owner = (device.get("uid", uid), device.get("gid", gid))
+            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(parent)
 
@@ -95,6 +97,7 @@ class MakeDevices(Step):
                 except FileNotFoundError:
                     pass  # nothing to replace
             os.symlink(target, name, dir_fd=parent)
+            self.root.own(parent, name)
         except FileExistsError:
             return  # the image brought its own
         finally:

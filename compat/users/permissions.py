@@ -1,0 +1,309 @@
+"""Root's way past permissions in an emulated user namespace: to files that are the container's, by their owners' ids.
+
+A call that was denied is made again with the file system id of the owner who may (setfsuid(2)); where even that one's
+mode bits are in the way they are added for the time of the call, as the owner could have done. Where the way has
+several owners, and leads through a directory that only the thread's own user may search, bits are added for everybody:
+nobody else gets there.
+
+So a thread never has more than what one of the container's ids has, whatever its paths lead to the next moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from struct import unpack
+
+from ..tracing import ptrace
+from ..tracing.errands import OWN
+from .emulate import Broken, Credentials, Users
+from .paths import AT_FDCWD, READ, SEARCH, WRITE, Demand, Pinned, Place, place, searched
+from .privileges import DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, Privileges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from ..tracing.errands import Errand, Wanted, Work
+
+    Path = tuple[int, int, bool, int]
+    Ask = tuple[list[Demand], list[Demand]]  # one path of a call: what its way asks, and what its end
+
+SETFSUID, PRCTL, PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 122, 157, 4, 1
+_DENIED = (-errno.EACCES, -errno.EPERM)
+_PAST_PERMISSIONS = DAC_OVERRIDE | DAC_READ_SEARCH | FOWNER
+AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = 0x100, 0x1000
+_O_ACCMODE, _O_CREAT, _O_TRUNC, _O_NOFOLLOW = 3, 0o100, 0o1000, 0o400000
+_AF_UNIX = 1
+_MKNOD, _CREAT, _OPEN, _OPENAT, _OPENAT2, _BIND, _CONNECT = 133, 85, 2, 257, 437, 49, 42
+
+CWD = -1  # in the tables: relative to the working directory
+
+# What a path's last component is to the call
+REACH, TARGET_X, TARGET_R, TARGET_W, OWNED, MADE, TAKEN = range(7)
+# number: (argument of the directory, argument of the path, whether a last link is followed, what it is to the call)
+_PATHS: dict[int, tuple[tuple[int, int, bool, int], ...]] = {
+    4: ((CWD, 0, True, REACH),), 6: ((CWD, 0, False, REACH),), 262: ((0, 1, True, REACH),),
+    332: ((0, 1, True, REACH),), 89: ((CWD, 0, False, REACH),), 267: ((0, 1, False, REACH),),
+    137: ((CWD, 0, True, REACH),), 194: ((CWD, 0, True, REACH),), 195: ((CWD, 0, False, REACH),),
+    59: ((CWD, 0, True, TARGET_X),), 322: ((0, 1, True, TARGET_X),), 80: ((CWD, 0, True, TARGET_X),),
+    161: ((CWD, 0, True, TARGET_X),), 81: ((0, CWD, True, TARGET_X),),
+    191: ((CWD, 0, True, TARGET_R),), 192: ((CWD, 0, False, TARGET_R),), 254: ((CWD, 1, True, TARGET_R),),
+    76: ((CWD, 0, True, TARGET_W),),
+    90: ((CWD, 0, True, OWNED),), 268: ((0, 1, True, OWNED),), 452: ((0, 1, True, OWNED),),
+    91: ((0, CWD, True, OWNED),), 132: ((CWD, 0, True, OWNED),), 235: ((CWD, 0, True, OWNED),),
+    261: ((0, 1, True, OWNED),), 280: ((0, 1, True, OWNED),), 188: ((CWD, 0, True, OWNED),),
+    92: ((CWD, 0, True, OWNED),), 93: ((0, CWD, True, OWNED),), 94: ((CWD, 0, False, OWNED),),
+    260: ((0, 1, True, OWNED),),
+    189: ((CWD, 0, False, OWNED),), 190: ((0, CWD, True, OWNED),), 197: ((CWD, 0, True, OWNED),),
+    198: ((CWD, 0, False, OWNED),), 199: ((0, CWD, True, OWNED),),
+    83: ((CWD, 0, False, MADE),), 258: ((0, 1, False, MADE),), _MKNOD: ((CWD, 0, False, MADE),),
+    259: ((0, 1, False, MADE),), 88: ((CWD, 1, False, MADE),), 266: ((1, 2, False, MADE),),
+    84: ((CWD, 0, False, TAKEN),), 87: ((CWD, 0, False, TAKEN),), 263: ((0, 1, False, TAKEN),),
+    82: ((CWD, 0, False, TAKEN), (CWD, 1, False, TAKEN)), 264: ((0, 1, False, TAKEN), (2, 3, False, TAKEN)),
+    316: ((0, 1, False, TAKEN), (2, 3, False, TAKEN)),
+    86: ((CWD, 0, False, REACH), (CWD, 1, False, MADE)), 265: ((0, 1, False, REACH), (2, 3, False, MADE)),
+}  # fmt: skip
+_OPENS = (_OPEN, _CREAT, _OPENAT, _OPENAT2)
+_MAKES_OWN = (83, 258, _MKNOD, 259, 88, 266, _BIND, *_OPENS)  # what is there after it belongs to who made it
+_FLAGS_OF = {260: 4, 262: 3, 332: 2, 280: 3, 322: 4, 452: 3}  # argument with AT_SYMLINK_NOFOLLOW
+
+
+class Permissions:
+    """`users` has the rules and what each thread believes to have."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+        self._rules = users.rules
+
+    def calls(self) -> dict[int, Callable[[Errand], Work]]:
+        out: dict[int, Callable[[Errand], Work]] = dict.fromkeys(_PATHS, self.path)
+        out.update(dict.fromkeys((_BIND, _CONNECT), self.address))
+        return out
+
+    def path(self, errand: Errand) -> Work:
+        """Any call that names files."""
+        errand.result = yield from self.attempt(errand)
+
+    def address(self, errand: Errand) -> Work:
+        """bind(2) and connect(2), of sockets that are files."""
+        if _socket_path(errand):
+            errand.result = yield from self.attempt(errand)
+
+    def attempt(self, errand: Errand, who: Credentials | None = None) -> Generator[Wanted, int, int]:
+        """Make the thread's call; where permissions deny it and the thread is privileged, again as who may do it."""
+        result = yield OWN
+        privileges = self._users.of(errand.pid)
+        if result not in _DENIED or privileges.confined or not privileges.has(_PAST_PERMISSIONS):
+            return result
+        who = who or Credentials(errand.pid)
+        asks: list[Ask] = []
+        places: list[Place] = []
+        try:
+            try:
+                self._ask(errand, privileges, who, asks, places)
+            except (OSError, ValueError):
+                return result  # it leads nowhere
+            for uid, lent in self._ways(who, asks):
+                again = yield from self._as(errand, who, uid, lent)
+                if again not in _DENIED:
+                    if again >= 0 and errand.number in _MAKES_OWN and not errand.executed:
+                        _give(places[-1], uid, who.uids[3])
+                    return again
+        finally:
+            for where in places:
+                where.close()
+        return result
+
+    def _ways(self, who: Credentials, asks: list[Ask]) -> Iterator[tuple[int, list[Demand]]]:
+        """What can be expected to be let through: whose id is taken, and what is lent for it."""
+        own = who.uids[3]
+        demands = [demand for way, end in asks for demand in (*way, *end)]
+        owners = [owner for demand in demands for owner in (demand.status.st_uid, *demand.owners)]
+        for uid in dict.fromkeys([own, *owners]):
+            refusals = [demand for demand in demands if demand.refuses(who, uid)]
+            theirs = all(demand.lendable and demand.status.st_uid == uid for demand in refusals)
+            if theirs and self._rules.uids.inside(uid) >= 0 and (uid != own or refusals):
+                yield uid, refusals
+        lent = [demand for way, end in asks for demand in self._in_private(who, way, end)]
+        if all(demand.lendable for demand in lent):
+            yield own, lent
+
+    def _in_private(self, who: Credentials, way: list[Demand], end: list[Demand]) -> Iterator[Demand]:
+        """What would refuse the thread as itself, all of it where nobody else gets to: so it can be lent to everybody.
+
+        Where it is not so, what is given can't be lent.
+        """
+        own = who.uids[3]
+        private = False
+        for demand in (*way, *end):
+            status = demand.status
+            if demand.refuses(who, own):
+                alone = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1
+                mine = status.st_uid == own or (private and alone and self._rules.uids.inside(status.st_uid) >= 0)
+                yield demand if mine else Demand(status, demand.bits)
+            private = private or (status.st_uid == own and not status.st_mode & stat.S_IXOTH)
+
+    def _as(self, errand: Errand, who: Credentials, uid: int, demands: list[Demand]) -> Generator[Wanted, int, int]:
+        """Make the thread's call with another file system id, and with what is lent for it."""
+        pid, own = errand.pid, who.uids[3]
+        tells = os.stat(f"/proc/{pid}").st_uid == who.uids[1]  # its memory is open to its user
+        if uid != own:
+            yield from self._users.raise_ids(errand)
+            yield (SETFSUID, uid)
+            yield from self._users.settle(errand)
+        lent = _lent(demands, who, uid)
+        try:
+            for fd, mode, bits in lent:
+                os.chmod(f"/proc/self/fd/{fd}", mode | bits)
+            result = yield OWN
+        finally:
+            for fd, mode, _ in lent:
+                os.chmod(f"/proc/self/fd/{fd}", mode)
+        if uid != own and not errand.executed:
+            yield (SETFSUID, own)
+            if tells:
+                yield PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0
+            if signal := self._users.of(pid).death_signal:
+                yield PRCTL, PR_SET_PDEATHSIG, signal, 0, 0, 0
+            if Credentials(pid).uids[3] != own:
+                raise Broken("its file system id could not be set back")
+        return result
+
+    def _ask(
+        self, errand: Errand, privileges: Privileges, who: Credentials, out: list[Ask], places: list[Place]
+    ) -> None:
+        """What the call asks of each file on its ways. Raises OSError where one leads nowhere."""
+        for base, path, follow, role in self.paths_of(errand):
+            fd = signed(errand.argument(base)) if base != CWD else AT_FDCWD
+            end: list[Demand] = []
+            if path == CWD and role == OWNED:
+                status = os.stat(f"/proc/{errand.pid}/fd/{fd}")
+                out.append(([], [Demand(status, 0, owners=(status.st_uid,))]))
+                continue
+            if path == CWD:
+                text = b"."
+            else:
+                text = _socket_path(errand) if errand.number in (_BIND, _CONNECT) else text_of(errand, path)
+            where = place(errand.pid, fd, text, follow)
+            places.append(where)
+            out.append((searched(where), end))
+            if where.status is not None and role != TAKEN:
+                end += _of_target(where, where.status, role, errand, who)
+            made = role in (MADE, TAKEN) or (where.status is None and errand.number in _OPENS)
+            if made and where.name:
+                end += _of_parent(where)
+            if not privileges.has(FOWNER):
+                end[:] = [demand for demand in end if not demand.owners]
+
+    def paths_of(self, errand: Errand) -> tuple[tuple[int, int, bool, int], ...]:
+        number = errand.number
+        if number in (_BIND, 42):
+            return ((CWD, 1, number == 42, MADE if number == _BIND else TARGET_W),)
+        if number in _OPENS:
+            flags = _open_flags(errand)
+            follow = not flags & _O_NOFOLLOW
+            return ((0, 1, follow, TARGET_R),) if number in (_OPENAT, _OPENAT2) else ((CWD, 0, follow, TARGET_R),)
+        found = _PATHS.get(number, ())
+        flag = _FLAGS_OF.get(number)
+        if flag is None or not errand.argument(flag) & AT_SYMLINK_NOFOLLOW:
+            if flag is None or not errand.argument(flag) & AT_EMPTY_PATH:
+                return _or_descriptor(errand, found)
+            return ((found[0][0], CWD, True, found[0][3]),)  # it is about its descriptor
+        return tuple((base, path, False, role) for base, path, _, role in found)
+
+
+def _give(where: Place, maker: int, owner: int) -> None:
+    """What was made as somebody else is the thread's."""
+    if maker == owner or where.status is not None:
+        return
+    try:
+        made = Pinned(where.parent, where.name)
+        if made.status.st_uid == maker:
+            made.chown(owner, -1)
+        made.close()
+    except OSError:
+        return  # it is gone again
+
+
+def _or_descriptor(errand: Errand, found: tuple[Path, ...]) -> tuple[Path, ...]:
+    """utimensat(2) without a path is about its descriptor."""
+    if errand.number in (280, 261) and not errand.argument(1):
+        return ((0, CWD, True, OWNED),)
+    return found
+
+
+def _socket_path(errand: Errand) -> bytes:
+    """The path in a socket's address; b"" for other sockets."""
+    size = min(errand.argument(2) & 0xFFFFFFFF, 110)
+    data = ptrace.read(errand.pid, errand.argument(1), size)
+    if len(data) < 3 or unpack("<H", data[:2])[0] != _AF_UNIX or data[2] == 0:
+        return b""
+    return data[2:].split(b"\0")[0]
+
+
+def text_of(errand: Errand, index: int) -> bytes:
+    """The path in an argument. Raises OSError."""
+    return ptrace.read_string(errand.pid, errand.argument(index))
+
+
+def base_of(errand: Errand, index: int) -> int:
+    """The descriptor in an argument that a path is relative to."""
+    return AT_FDCWD if index == CWD else signed(errand.argument(index))
+
+
+def _of_target(where: Place, status: os.stat_result, role: int, errand: Errand, who: Credentials) -> list[Demand]:
+    kind = stat.S_IFMT(status.st_mode)
+    if errand.number in _OPENS:
+        flags = _open_flags(errand)
+        bits = {0: READ, 1: WRITE}.get(flags & _O_ACCMODE, READ | WRITE) | (WRITE if flags & _O_TRUNC else 0)
+    elif role == OWNED:
+        return [Demand(status, 0, owners=(status.st_uid,))]
+    elif errand.number in (86, 265):
+        return [Demand(status, 0, owners=(status.st_uid,))] if status.st_uid != who.uids[3] else []
+    else:
+        bits = {TARGET_X: SEARCH, TARGET_R: READ, TARGET_W: WRITE}.get(role, 0)
+    if role == TARGET_X and kind == stat.S_IFREG and not status.st_mode & 0o111:
+        return [Demand(status, 0, owners=(-1,))]  # nobody may execute it
+    if not bits:
+        return []
+    fd = -1
+    if where.name and kind in (stat.S_IFREG, stat.S_IFDIR):
+        fd = where.keep(os.open(where.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+                                dir_fd=where.parent))  # fmt: skip
+        status = os.stat(f"/proc/self/fd/{fd}")
+    return [Demand(status, bits, fd)]
+
+
+def _lent(demands: list[Demand], who: Credentials, uid: int) -> list[tuple[int, int, int]]:
+    """For each file its descriptor, its mode, and the bits that are to be there beside."""
+    out: dict[tuple[int, int], tuple[int, int, int]] = {}
+    for demand in demands:
+        key = (demand.status.st_dev, demand.status.st_ino)
+        fd, mode, bits = out.get(key, (demand.fd, stat.S_IMODE(demand.status.st_mode), 0))
+        out[key] = (fd, mode, bits | demand.bits << demand.shift(who, uid))
+    return list(out.values())
+
+
+def _of_parent(where: Place) -> list[Demand]:
+    """To make or take a name, the directory's write permission; in a sticky one, to own it or what is there."""
+    folder = os.fstat(where.parent)
+    out = [Demand(folder, WRITE | SEARCH, where.parent)]
+    if folder.st_mode & stat.S_ISVTX and where.status is not None:
+        out.append(Demand(where.status, 0, owners=(where.status.st_uid, folder.st_uid)))
+    return out
+
+
+def _open_flags(errand: Errand) -> int:
+    if errand.number == _CREAT:
+        return _O_CREAT | 1 | _O_TRUNC
+    if errand.number == _OPENAT2:
+        return int(unpack("<Q", errand.read(errand.argument(2), 8))[0])
+    return errand.argument(1 if errand.number == _OPEN else 2)
+
+
+def signed(word: int) -> int:
+    """A descriptor as C's int."""
+    word &= 0xFFFFFFFF
+    return word - (1 << 32) if word >> 31 else word
