@@ -61,6 +61,11 @@ class KernelReport:
         self.joey = joey
         self.seconds = seconds
 
+    def with_findings(self, *more: Finding) -> KernelReport:
+        """The same with findings that a bundle adds, or changes."""
+        findings = {**self.findings, **{finding.feature: finding for finding in more}}
+        return KernelReport(findings, self.key, self.machine, self.joey, self.seconds)
+
     def works(self, feature: str) -> bool:
         """Whether the feature was tried and worked."""
         finding = self.findings.get(feature)

@@ -57,13 +57,12 @@ def assess(tree: Tree, report: KernelReport, policy: str) -> Verdict:
     files = list(tree.files.values())
     version, libraries = glibc_of(tree)
     missing = lacking(report)
-    needs, findings = [], dict(report.findings)
+    needs, extended = [], report
     if version and version >= glibc.FIRST_UNFIT and any(item.vital for item in missing):
         needs.append(Need("glibc", "the C library"))
-        findings["image.glibc"], _ = rewritten(libraries, version, missing, report)
+        extended = report.with_findings(rewritten(libraries, version, missing, report)[0])
     if any(facts.checks_kernel for facts in files) and report.lacks("uname.release"):
         needs.append(Need("static-program", "static programs"))
-    extended = KernelReport(findings, report.key, report.machine, report.joey, report.seconds)
     made = plan(extended, needs, policy)
     reasons = [f"{choice.field}: {choice.reason}" for choice in made.refusals]
     losses = [f"{choice.feature}: {choice.lost}" for choice in made.losses]

@@ -65,13 +65,14 @@ def with_programs(report: KernelReport, bundle: Bundle) -> tuple[KernelReport, l
         return report, []
     found = look(bundle.rootfs, bundle.process["args"], bundle.process.get("env") or [], bundle.process["cwd"])
     needs = []
-    findings = dict(report.findings)
+    extended = report
     if found.glibc and found.glibc >= glibc.FIRST_UNFIT:
         needs.append(Need("glibc", "root.path"))
-        findings["image.glibc"], bundle.rewritten = rewritten(found.libraries, found.glibc, missing, report)
+        finding, bundle.rewritten = rewritten(found.libraries, found.glibc, missing, report)
+        extended = report.with_findings(finding)
     if found.checks_kernel:
         needs.append(Need("static-program", "process.args"))
-    return KernelReport(findings, report.key, report.machine, report.joey, report.seconds), needs
+    return extended, needs
 
 
 def rewritten(

@@ -73,12 +73,12 @@ def with_quota(report: KernelReport, bundle: Bundle, words: list[str]) -> tuple[
     """The report with what the file systems of the bundle's directories can do, and the need. Sets `bundle.quota`."""
     bundle.quota = disk_quota(bundle, words)
     need = Need(FEATURE, f"annotations[{QUOTA_ANNOTATION!r}]" if quota_words(bundle) else "--disk-quota")
-    findings = dict(report.findings)
+    found = []
     if report.key.get("boot") != files.read_line("/proc/sys/kernel/random/boot_id"):
         for name, other in ELSEWHERE.items():
             state = "works" if report.works(other) else "absent"
-            findings[name] = Finding(name, state, "the directories are not there to look at", report.evidence(other))
-        return _with(report, findings), [need]
+            found.append(Finding(name, state, "the directories are not there to look at", report.evidence(other)))
+        return report.with_findings(*found), [need]
     for name, call, why_not in (
         (
             "place.project-quota",
@@ -90,12 +90,8 @@ def with_quota(report: KernelReport, bundle: Bundle, words: list[str]) -> tuple[
     ):
         where = ", ".join(bundle.quota.sources.values())
         state = "absent" if why_not else "works"
-        findings[name] = Finding(name, state, f"{call} for {where}", why_not or "it can be done")
-    return _with(report, findings), [need]
-
-
-def _with(report: KernelReport, findings: dict[str, Finding]) -> KernelReport:
-    return KernelReport(findings, report.key, report.machine, report.joey, report.seconds)
+        found.append(Finding(name, state, f"{call} for {where}", why_not or "it can be done"))
+    return report.with_findings(*found), [need]
 
 
 def _no_project(bundle: Bundle, place: Place) -> str:

@@ -12,6 +12,7 @@ from ..compat.constants import CAPABILITIES, MS_NOSUID
 from ..compat.errors import BundleError
 from ..compat.mountflags import MountOptions
 from ..compat.users.mapping import Ids
+from ..probes.report import Finding
 from . import log
 
 TYPE_CHECKING = False
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # What the tracer makes in a thread's name: a profile in the kernel holds for that too
 CALLS = ("capset", "setresuid", "setresgid", "setfsuid", "setfsgid", "prctl", "getpid", "fcntl", "dup3", "close")
+# Whoever has no CAP_MKNOD can make no device; what the tracer makes for him does no harm
+NO_DEVICES = Finding("device.no-mknod", "works", "emulated users", "they hold no CAP_MKNOD")
 # What namespaces of the container's own keep from the host
 _CONTAINED = {
     "pid": ("CAP_KILL",),

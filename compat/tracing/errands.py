@@ -133,9 +133,13 @@ class Errand:
         if self.result in _RESTARTS and not self._former:
             for place, word in enumerate(self._begun_as):
                 tracer.registers[place] = word
-            tracer.registers[ptrace.RIP] = self._site
-            tracer.registers[ptrace.RAX] = self.number
-            tracer.registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
+            if self.held:  # the kernel makes the call again or not, as the signal's handler has it
+                tracer.registers[ptrace.RAX] = self.result & ptrace.NO_CALL
+                tracer.registers[ptrace.ORIG_RAX] = self.number
+            else:
+                tracer.registers[ptrace.RIP] = self._site
+                tracer.registers[ptrace.RAX] = self.number
+                tracer.registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
         else:
             tracer.registers[ptrace.RAX] = (self.result or 0) & ptrace.NO_CALL
             if not self._former:

@@ -67,7 +67,7 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
     Its programs are looked at only where the kernel lacks something they could take for granted.
     """
     policy, forced = policy_of(arguments), forced_of(arguments)
-    more = emulated_users(bundle, report, policy, forced)
+    report, more = emulated_users(bundle, report, policy, forced)
     wanted = [*needs(bundle), *more]
     if any(report.lacks(finding) for finding in VITAL):
         from ..programs import with_programs
@@ -86,25 +86,31 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
     return made
 
 
-def emulated_users(bundle: bundles.Bundle, report: KernelReport, policy: str, forced: dict[str, str]) -> list[Need]:
-    """Where the bundle's user namespace is to be emulated: have it so, for all that is planned after; what it needs.
+def emulated_users(
+    bundle: bundles.Bundle,
+    report: KernelReport,
+    policy: str,
+    forced: dict[str, str],
+) -> tuple[KernelReport, list[Need]]:
+    """Where the bundle's user namespace is to be emulated: have it so, for all that is planned after.
 
-    A profile that forbids what the tracer does in the processes' name is enforced by the tracer too, in `forced`.
+    Gives the report with what follows from it, and what it needs. A profile that forbids what the tracer does in the
+    processes' name is enforced by the tracer too, in `forced`.
     """
     if not bundle.creates("user"):
-        return []
+        return report, []
     place = next(place for place, entry in enumerate(bundle.linux["namespaces"]) if entry["type"] == "user")
     need = Need("userns", f"linux.namespaces[{place}]")
     if plan(report, [need], policy, forced).mechanism("userns") != "emulated":
-        return []
-    from ..users import CALLS, warn_of_foreign_root
+        return report, []
+    from ..users import CALLS, NO_DEVICES, warn_of_foreign_root
 
     bundle.emulate_users()
     if os.path.isdir(bundle.rootfs):
         warn_of_foreign_root(bundle)
     if bundle.linux.get("seccomp") and not allows(bundle.linux["seccomp"], CALLS):
         forced.setdefault("seccomp-privileged", "ptrace")
-    return [need]
+    return report.with_findings(NO_DEVICES), [need]
 
 
 def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
