@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from struct import unpack_from
 
 from .. import constants as k
 from . import guard, ptrace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 OWN: tuple[int, ...] = ()
 _RED_ZONE = 128
+_FAULTS = frozenset((4, 5, 7, 8, 11))  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: of the kernel, with si_code > 0
 _RESTARTS = frozenset((-512, -513, -514, -516))  # ERESTARTSYS and its kin: the kernel makes the call again
 
 
@@ -65,9 +67,6 @@ class Errand:
             self._finish()
             return
         except Exception:  # whatever it was that its memory or its files held: this process does not go on
-            import traceback
-
-            open("/tmp/eu/trace", "a").write(traceback.format_exc())  # DEBUG
             self.end()
             return
         registers = self._tracer.registers
@@ -86,12 +85,16 @@ class Errand:
         registers[ptrace.RAX] = number
         registers[ptrace.ORIG_RAX] = ptrace.NO_CALL
         self._tracer.put(self.pid)
-        self._tracer.inside[self.pid] = lambda at: self._begun(at, number, own)
+        asked = (number, self._site + 2, *(registers[place] for place in ptrace.ARGUMENTS))
+        self._tracer.inside[self.pid] = lambda at: self._begun(at, asked, own)
         self._tracer.resume(self.pid, k.PTRACE_SYSCALL)
 
-    def _begun(self, pid: int, number: int, own: bool) -> None:
+    def _begun(self, pid: int, asked: tuple[int, ...], own: bool) -> None:
         """The begin of a call: it must be that one, for its instruction may have been changed."""
-        if ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0) != number:
+        registers = self._tracer.registers
+        self._tracer.load(pid)
+        places = (ptrace.ORIG_RAX, ptrace.RIP, *ptrace.ARGUMENTS)
+        if asked != tuple(registers[place] for place in places):
             self.end()
             return
         self._tracer.inside[pid] = lambda at: self._ended(at, own)
@@ -152,6 +155,13 @@ class Errand:
             signal = self.held[0][0]
             tracer.send_with(pid, *self.held[0])
         tracer.resume(pid, signal=signal)
+
+    def hold(self, signal: int, info: bytes) -> None:
+        """A signal came: it waits. One that its instruction caused would come again and again."""
+        if signal in _FAULTS and unpack_from("<i", info, 8)[0] > 0:
+            self.end()
+        else:
+            self.held.append((signal, info))
 
     def end(self) -> None:
         """Kill the process: what was begun for it can't be finished."""

@@ -235,7 +235,7 @@ class Tracer:
             held, sent = self.errands.get(pid), self._infos.get(pid)
             info = ptrace.signal_info(pid) if held or sent or kind in _STOPPING else b""
             if held and info:  # not now: its handler would run amid the calls in the thread's name
-                held.held.append((kind, info))
+                held.hold(kind, info)
                 self.resume(pid, k.PTRACE_SYSCALL)
                 return
             if sent and sent[0] == kind and info:

