@@ -103,6 +103,12 @@ _TRACERS = (
               "as much; before Linux 3.0 a shell does not notice that its job was stopped"),
 )  # fmt: skip
 
+_EMULATED_USERS = (
+    "its processes have the mapped host ids, which a tracer makes look right: {}, programs can't trace one another, "
+    "32-bit ones are refused; root inside can't mount, make namespaces or set file capabilities; ACLs, System V IPC "
+    "and signals show host ids"
+)
+
 _BY_PTRACE = Mechanism(
     "ptrace", ("ptrace.syscall",),
     "a tracer enforces it: every system call costs some ten times as much, programs can't trace one another, 32-bit "
@@ -148,11 +154,10 @@ _TABLE = (
     Feature(
         "userns", "user namespace", True,
         Mechanism("native", ("userns.clone", "userns.maps")),
-        Mechanism("emulated", ("ptrace.syscall", "userns.emulated"),
-                  "its processes have the mapped host ids, which a tracer makes look right: calls naming files or ids "
-                  "cost some ten times as much (before Linux 3.5: every call), programs can't trace one another, "
-                  "32-bit ones are refused; root inside can't mount, make namespaces or set file capabilities; "
-                  "ACLs, System V IPC and signals show host ids"),
+        Mechanism("emulated", ("ptrace.syscall", "ptrace.seccomp-stop", "userns.emulated"),
+                  _EMULATED_USERS.format("calls naming files or ids cost some ten times as much")),
+        Mechanism("emulated-unfiltered", ("ptrace.syscall", "userns.emulated"),
+                  _EMULATED_USERS.format("every call costs some ten times as much")),
     ),
     Feature(
         "cgroupns", "cgroup namespace", False,

@@ -149,7 +149,7 @@ class State:
 
         path = f"{self.folder}/config.json"
         bundle = bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
-        if self.mechanisms.get("userns") == "emulated":
+        if self.mechanisms.get("userns", "").startswith("emulated"):
             bundle.emulate_users()
         return bundle
 

@@ -45,6 +45,7 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
 
         handlers.append(handler(bundle, mechanism_of))
     wanted = programs == "tracer-seccomp" or (not programs and report.works("ptrace.seccomp-stop"))
+    wanted = wanted and mechanism_of("userns") != "emulated-unfiltered"
     by_filter = wanted and all(handler.conditions() is not None for handler in handlers)
     return tracer.Options(handlers, by_filter, report.works("ptrace.seize"), report.works("ptrace.exitkill"))
 

@@ -66,7 +66,8 @@ class Errand:
         except StopIteration:
             self._finish()
             return
-        except Exception:  # whatever it was that its memory or its files held: this process does not go on
+        except Exception as error:  # whatever its memory or its files held: this process does not go on
+            self._tracer.on_broken(self.pid, error)
             self.end()
             return
         registers = self._tracer.registers

@@ -169,6 +169,9 @@ class Tracer:
     def on_end(self, pid: int, status: int) -> None:
         """Called for each thread and process that has ended, with its wait status."""
 
+    def on_broken(self, pid: int, error: Exception) -> None:
+        """Called before a process is killed that the tracer can't let go on."""
+
     # --- the guard ----------------------------------------------------------------------------------------------
 
     def start_guard(self) -> None:

@@ -32,7 +32,7 @@ PLAN_OPTIONS = (
 )
 # features some of whose mechanisms are a tracer, and those (runtime/tracing.py, which is loaded where there is one)
 MAY_BE_TRACED = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids", "userns")
-TRACERS = ("tracer", "tracer-seccomp", "ptrace", "emulated")
+TRACERS = ("tracer", "tracer-seccomp", "ptrace", "emulated", "emulated-unfiltered")
 BUNDLE_OPTION = Option("--bundle -b", "DIR", "the bundle: a folder with config.json", default=".")
 
 
@@ -101,7 +101,7 @@ def emulated_users(
         return report, []
     place = next(place for place, entry in enumerate(bundle.linux["namespaces"]) if entry["type"] == "user")
     need = Need("userns", f"linux.namespaces[{place}]")
-    if plan(report, [need], policy, forced).mechanism("userns") != "emulated":
+    if plan(report, [need], policy, forced).mechanism("userns") not in ("emulated", "emulated-unfiltered"):
         return report, []
     from ..users import CALLS, NO_DEVICES, warn_of_foreign_root
 

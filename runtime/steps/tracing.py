@@ -37,6 +37,7 @@ class StartTracer(Step):
 
     def _be_tracer(self, made: tracer.Tracer, report: int) -> None:
         """Attach, report, and trace."""
+        made.on_broken = self._tell  # type: ignore[method-assign]
         try:
             daemon.settle("joey-tracer", {report})
             made.attach(self.clone.pid)
@@ -52,3 +53,8 @@ class StartTracer(Step):
             if self.folder:
                 files.write_atomically(f"{self.folder}/tracer-failed", f"{type(error).__name__}: {error}\n")
             raise
+
+    def _tell(self, pid: int, error: Exception) -> None:
+        """Leave word of a process that is killed, in the container's state."""
+        if self.folder:
+            files.write_atomically(f"{self.folder}/tracer-killed", f"{pid}: {type(error).__name__}: {error}\n")

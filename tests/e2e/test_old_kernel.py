@@ -185,7 +185,7 @@ cp /usr/bin/id usr/bin/hello; chmod 755 DEBIAN/postinst; chmod 4755 usr/bin/hell
 dpkg-deb -b /p /hello.deb > /dev/null
 apt-get install -y /hello.deb > /log 2>&1 || cat /log
 stat -c '%U:%G %a' /var/lib/hello
-useradd -m -u 1234 joe; su joe -c 'id -u; touch x; stat -c %U x; hello -u; cat /etc/shadow || echo kept'
+useradd -m -u 1234 joe; su joe -c 'id -u; cd; touch x; stat -c %U x; hello -u; cat /etc/shadow || echo kept'
 echo joe:secret | chpasswd; echo secret | su nobody -s /bin/sh -c 'su joe -c "id -u"' 2>/dev/null
 apt-get purge -y hello > /log 2>&1 || cat /log; ls /usr/bin/hello || echo gone
 sleep 1000
@@ -200,7 +200,7 @@ def test_emulated_users_install_packages_and_become_others(tmp_path: Path) -> No
     )) + SHIFT  # fmt: skip
     job += "joey plan -b /b | grep -c 'userns  *emulated'; joey run -d -b /b users 2>/dev/null >/dev/null\n"
     job += "while ! grep -q gone /rootfs/made; do sleep 1; [ -d /proc/$(cat /run/joey/containers/users/pid 2>/dev/null || echo 1) ] || break; done\n"
-    job += "echo '## inside'; cat /rootfs/made; echo '## outside'; stat -c %u:%g:%a /rootfs/var/lib/hello /rootfs/home/joe\n"
+    job += "echo '## inside'; cat /rootfs/made; echo '## outside'; stat -c %u:%g:%a /rootfs/made /rootfs/home/joe /rootfs/home/joe/x\n"
     job += (
         "joey exec users sh -c 'id -u; kill -9 1; touch /byexec; stat -c %u /byexec'; joey exec -u 1234 users id -u\n"
     )
@@ -212,7 +212,29 @@ def test_emulated_users_install_packages_and_become_others(tmp_path: Path) -> No
     planned, inside, outside = output.split("## ")
     assert planned.strip() == "1", output
     assert inside.splitlines()[1:] == ["hello:hello 2770", "1234", "joe", "0", "kept", "1234", "gone"], output
-    assert outside.splitlines()[1:3] == ["100999:100999:2770", "101234:101234:755"], output
+    owners = ["100000:100000:644", "101234:101234:755", "101234:101234:644"]
+    assert outside.splitlines()[1:8] == [*owners, "0", "0", "1234", "2"], output
+
+
+def test_emulated_users_stay_in_their_range(tmp_path: Path) -> None:
+    """What test_users.py tries; this kernel has no calls of i386."""
+    (tmp_path / "root" / "bin").mkdir(parents=True)
+    source = Path(__file__).parent / "programs" / "users.c"
+    program = tmp_path / "root" / "bin" / "users"
+    subprocess.run(["cc", "-static", "-pthread", "-w", "-o", program, source], check=True)
+    job = "mkdir /host; echo secret > /host/secret; chmod 600 /host/secret; chown -R 100000:100000 /rootfs\n"
+    host = '; c["mounts"].append({"destination": "/host", "source": "/host", "type": "bind", "options": ["bind"]})'
+    for attack in ("race", "links"):
+        job += "umount /b/rootfs 2>/dev/null; rm -rf /b\n" + bundle(
+            "/bin/users", attack, "/host/secret", change=MAPPED + host
+        )
+        job += f"echo '## {attack}'; joey run -b /b attack 2>/log || cat /log; stat -c 'host %u %a' /host/secret\n"
+    status, output = boot(tmp_path, job, f"{tmp_path}/root=/rootfs")
+    assert status == 0, output
+    for part in output.split("## ")[1:]:
+        assert "secret kept" in part, output
+        assert "READ" not in part, output
+        assert "host 0 600" in part, output
 
 
 def test_storms_under_both_ways(tmp_path: Path) -> None:

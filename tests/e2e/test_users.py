@@ -17,7 +17,8 @@ from .test_life import wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.uname().machine != "x86_64", reason="the tracer is for x86-64")]
 
-WAYS = ("native", "emulated")
+WAYS = {name: ("--force", f"userns={name}") for name in ("native", "emulated", "emulated-unfiltered")}
+
 BASE, COUNT = 200000, 65536
 CAPABILITIES = ("CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT "
                 "KILL AUDIT_WRITE").split()  # fmt: skip
@@ -72,7 +73,7 @@ def mapped(bundle: MakeBundle, program: Path) -> MakeBundle:
     return make
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=list(WAYS))
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -83,13 +84,12 @@ def both(joey: Joey, mapped: MakeBundle) -> Callable[..., str]:
 
     def run(*words: str, change: Change | None = None) -> str:
         out = []
-        for way in WAYS:
-            done = joey(
-                "run", "--force", f"userns={way}", "-b", str(mapped(*words, change=change)), joey.id(), check=False
-            )
+        for way in WAYS.values():
+            done = joey("run", *way, "-b", str(mapped(*words, change=change)), joey.id(), check=False)
             out.append(f"{done.stdout}status {done.returncode}\n")
             assert "joey: error" not in done.stderr
         assert out[1].splitlines() == out[0].splitlines()
+        assert out[2].splitlines() == out[0].splitlines()
         return out[1]
 
     return run
@@ -157,7 +157,7 @@ def test_set_id_bits_are_honoured_unless_forbidden(both: Callable[..., str], nnp
 def test_outside_they_are_the_mapped_ids(joey: Joey, mapped: MakeBundle, way: str) -> None:
     name = joey.id()
     folder = mapped("sh", "-c", "touch /made; chown 33:44 /made; mkdir /made.d; exec su user -c 'sleep 100'")
-    joey("run", "-d", "--force", f"userns={way}", "-b", str(folder), name)
+    joey("run", "-d", *WAYS[way], "-b", str(folder), name)
     status = Path(f"/proc/{joey.state(name)['pid']}/status")
     wait_for(lambda: f"Uid:\t{BASE + 1000}\t{BASE + 1000}\t{BASE + 1000}\t{BASE + 1000}" in status.read_text())
     found = [
@@ -171,7 +171,7 @@ def test_outside_they_are_the_mapped_ids(joey: Joey, mapped: MakeBundle, way: st
 @pytest.mark.parametrize("enter", ["setns", "agent"])
 def test_who_enters_has_them_too(joey: Joey, mapped: MakeBundle, way: str, enter: str) -> None:
     name = joey.id()
-    joey("run", "-d", "--force", f"userns={way}", "--force", f"enter={enter}", "-b", str(mapped("sleep", "100")), name)
+    joey("run", "-d", *WAYS[way], "--force", f"enter={enter}", "-b", str(mapped("sleep", "100")), name)
     assert joey("exec", name, "sh", "-c", "id -u; touch /root/x; stat -c %u /root/x /proc/1").stdout == "0\n0\n0\n"
     assert joey("exec", "-u", "1000:5", name, "sh", "-c", "id -u; id -g; grep Uid: /proc/self/status").stdout.split() == [
         "1000", "5", "Uid:", "1000", "1000", "1000", "1000"]  # fmt: skip
@@ -181,7 +181,7 @@ def test_who_enters_has_them_too(joey: Joey, mapped: MakeBundle, way: str, enter
 
 def test_terminals_belong_to_the_user(joey: Joey, mapped: MakeBundle, way: str) -> None:
     name = joey.id()
-    joey("run", "-d", "--force", f"userns={way}", "-b", str(mapped("sleep", "100")), name)
+    joey("run", "-d", *WAYS[way], "-b", str(mapped("sleep", "100")), name)
     done = joey("exec", "-t", "-u", "1000", name, "sh", "-c", "stat -c %u:%g $(tty); echo usable > $(tty)")
     assert done.stdout.split() == ["1000:5", "usable"], done.stderr
 
@@ -240,7 +240,7 @@ def test_files_of_the_host_stay_closed(joey: Joey, mapped: MakeBundle, secret: P
         config["linux"]["resources"]["pids"] = {"limit": 50}
 
     folder = mapped("users", attack, "/host/secret", change=change)
-    done = joey("run", "--force", f"userns={way}", "-b", str(folder), joey.id(), check=False)
+    done = joey("run", *WAYS[way], "-b", str(folder), joey.id(), check=False)
     assert "secret kept" in done.stdout, done.stdout + done.stderr
     assert "READ" not in done.stdout
     after = (secret / "secret").stat()
