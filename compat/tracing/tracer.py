@@ -30,6 +30,7 @@ _STOPPING = frozenset((19, 20, 21, 22))
 _GETPID = 39
 _CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
 _GROUP_STOP_POLL = 0.02  # seconds
+_FAIR_AFTER = 16  # stops
 _KNOWN_CALLS = 512  # numbers that handlers are asked about beforehand
 _ENOSYS = -38 & ptrace.NO_CALL
 _OLDEST_LAST = 298  # calls up to here are in every kernel: they never answer ENOSYS
@@ -66,6 +67,7 @@ class Tracer:
         )
         self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
         self._known: set[int] = set()
+        self._waiting: list[tuple[int, int]] = []  # stops and ends that are to be looked at
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
         self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
@@ -112,12 +114,16 @@ class Tracer:
     def _run(self) -> None:
         waitpid, request, go, inside, quiet = os.waitpid, ptrace.request, self._go, self.inside, self._quiet
         peekuser, number = ptrace.PEEKUSER, ptrace.ORIG_RAX * 8
+        turn = 0
         while self._known:
             options = ptrace.WALL | (os.WNOHANG if self._stopped else 0)
             try:
-                pid, status = waitpid(-1, options)
+                pid, status = self._waiting.pop() if self._waiting else waitpid(-1, options)
             except ChildProcessError:
                 return
+            turn += 1
+            if turn % _FAIR_AFTER == 0 and not self._waiting:
+                self._collect()
             if status == _CALL_STOP:
                 # nearly all stops: a call's begin and end, and nothing to do
                 if pid not in inside:
@@ -137,6 +143,15 @@ class Tracer:
                 self._ended(pid)
                 self.on_end(pid, status)
 
+    def _collect(self) -> None:
+        """Take all that wait by now before any goes on: wait(2) would give the first of its list again and again, as
+        long as that one stops again at once (seen on Linux 2.6.32)."""
+        try:
+            while (found := os.waitpid(-1, ptrace.WALL | os.WNOHANG))[0]:
+                self._waiting.append(found)
+        except ChildProcessError:
+            pass  # the one at hand is the last
+
     def _add(self, pid: int) -> None:
         if pid not in self._known:
             self._known.add(pid)
@@ -152,6 +167,7 @@ class Tracer:
         self._known.discard(pid)
         for table in (self.inside, self.errands, self._infos, self._parents):
             table.pop(pid, None)
+        self._waiting = [found for found in self._waiting if found[0] != pid]
         self._unborn.discard(pid)
         self._stopped.discard(pid)
         for handler in self._handlers:
