@@ -261,7 +261,12 @@ def _of_target(where: Place, status: os.stat_result, role: int, errand: Errand, 
     elif role == OWNED:
         return [Demand(status, 0, owners=(status.st_uid,))]
     elif errand.number in (86, 265):
-        return [Demand(status, 0, owners=(status.st_uid,))] if status.st_uid != who.uids[3] else []
+        # /proc/sys/fs/protected_hardlinks: the owner, or who may read and write a regular file
+        if status.st_uid == who.uids[3]:
+            return []
+        if kind != stat.S_IFREG:
+            return [Demand(status, 0, owners=(status.st_uid,))]
+        bits = READ | WRITE
     else:
         bits = {TARGET_X: SEARCH, TARGET_R: READ, TARGET_W: WRITE}.get(role, 0)
     if role == TARGET_X and kind == stat.S_IFREG and not status.st_mode & 0o111:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ echo x > g; chmod 444 g; echo y >> g; wc -l < g
 mkdir ro; chmod 555 ro; touch ro/x; stat -c '%u %a' ro ro/x
 mkdir u; chown 1000 u; chmod 700 u; touch u/a; mkdir u/d; ln -s x u/l; stat -c '%u' u/a u/d u/l; (cd u/d; pwd); rm -r u; ls u
 mkdir -p p/q; echo deep > p/q/f; chown -R 1000:1000 p; chmod 700 p p/q; chmod 600 p/q/f; cat p/q/f; mv p/q/f p/g; stat -c %u p/g
+mkdir /v; chown 1000 /v; chmod 700 /v; touch /v/a; mkdir /v/d; ln -s x /v/l; mkfifo /v/p; stat -c %u /v/a /v/d /v/l /v/p
 touch s; chown 0:42 s; chmod 2755 s; stat -c '%a %g' s; chown 5 s; stat -c '%a %u' s
 touch -t 200101010000 f; date -r f +%Y; ln f h; stat -c %h f; chown -h 7 /bin/sh; stat -c %u /bin/sh
 mkfifo w; chown 9 w; stat -c '%u %F' w; chmod 604 w; stat -c %a w
@@ -126,7 +128,9 @@ chown 70000 f; stat -c %u f; echo $?
 
 
 def test_root_may_do_all_with_the_files_of_its_container(both: Callable[..., str]) -> None:
-    assert "hi\n2\n2\n" in both("sh", "-ec", FILES)
+    out = both("sh", "-c", FILES)
+    assert "hi\n2\n2\n" in out
+    assert "\n0\n0\n0\n0\n2755 42\n" in out
 
 
 def test_who_is_not_root_may_not(both: Callable[..., str]) -> None:
@@ -213,15 +217,20 @@ def test_the_profile_holds_and_is_kept_from_joeys_calls(joey: Joey, mapped: Make
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
-    """A directory of the host with a file for root only, and a set-uid program."""
+def secret(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the host with a file for root only, and set-uid programs, one of them in a mount below."""
     folder = tmp_path / "host"
     folder.mkdir()
     (folder / "secret").write_text("the host's")
     (folder / "secret").chmod(0o600)
     (folder / "id").write_bytes(Path("/bin/busybox").read_bytes())
     (folder / "id").chmod(0o6755)
-    return folder
+    (folder / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "below", folder / "below"], check=True)
+    shutil.copy(folder / "id", folder / "below" / "id")
+    (folder / "below" / "id").chmod(0o6755)
+    yield folder
+    subprocess.run(["umount", folder / "below"], check=True)
 
 
 def shown(folder: Path) -> Change:
@@ -250,11 +259,11 @@ def test_files_of_the_host_stay_closed(joey: Joey, mapped: MakeBundle, secret: P
 def test_files_of_the_host_are_nobodys(both: Callable[..., str], secret: Path) -> None:
     script = (
         "cd /host; stat -c %u:%g secret; cat secret; chmod 644 secret; chown 0 secret; echo x > secret; touch new; "
-        "rm -f secret; mv secret x; ln secret /host/y; ./id -u; touch secret; ls"
+        "rm -f secret; mv secret x; ln secret /host/y; ./id -u; ./below/id -u; touch secret; ls"
     )
     out = both("sh", "-c", f"({script}) 2>&1", change=shown(secret))
     assert out.startswith("65534:65534\n")
-    assert "\n0\n" in out.replace("status 0", "")  # the set-uid program has not become the host's root
+    assert "\n0\n0\n" in out  # the set-uid programs have not become the host's root
     assert out.count("denied") + out.count("permitted") >= 8
 
 
@@ -283,6 +292,9 @@ def test_what_is_no_file_of_the_container_is_not_made_its_own(joey: Joey, mapped
     contained = sum(bit(word) for word in ("KILL", "NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT"))
     assert sets["CapEff"] == contained
     assert sets["CapPrm"] == sets["CapBnd"] == contained | bit("SETUID") | bit("SETGID")
+    mounts = joey("exec", name, "cat", "/proc/mounts").stdout.splitlines()
+    assert any(" /host/below " in line for line in mounts)
+    assert not [line for line in mounts if "nosuid" not in line]
 
 
 def test_capability_sets_follow_ids_as_the_kernels_do() -> None:
