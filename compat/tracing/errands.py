@@ -66,6 +66,14 @@ class Errand:
         except StopIteration:
             self._finish()
             return
+        except OSError as error:
+            if self._ends:  # amid its calls
+                self._tracer.on_broken(self.pid, error)
+                self.end()
+            else:
+                self.result = -(error.errno or errno.EFAULT)  # its arguments lead nowhere
+                self._finish()
+            return
         except Exception as error:  # whatever its memory or its files held: this process does not go on
             self._tracer.on_broken(self.pid, error)
             self.end()

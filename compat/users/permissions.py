@@ -153,13 +153,17 @@ class Permissions:
             yield from self._users.raise_ids(errand)
             yield (SETFSUID, uid)
             yield from self._users.settle(errand)
-        lent = _lent(demands, who, uid)
+        result = -errno.EACCES
+        lent: list[tuple[int, int]] = []
         try:
-            for fd, mode, bits in lent:
+            for fd, mode, bits in _lent(demands, who, uid):
                 os.chmod(f"/proc/self/fd/{fd}", mode | bits)
+                lent.append((fd, mode))
             result = yield OWN
+        except OSError:
+            pass  # a mount that is read-only: nothing can be lent there
         finally:
-            for fd, mode, _ in lent:
+            for fd, mode in lent:
                 os.chmod(f"/proc/self/fd/{fd}", mode)
         if uid != own and not errand.executed:
             yield (SETFSUID, own)

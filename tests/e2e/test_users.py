@@ -133,6 +133,28 @@ def test_root_may_do_all_with_the_files_of_its_container(both: Callable[..., str
     assert "\n0\n0\n0\n0\n2755 42\n" in out
 
 
+def test_what_leads_nowhere_is_an_error_as_ever(both: Callable[..., str]) -> None:
+    assert "EFAULT EFAULT EFAULT EFAULT EFAULT" in both("users", "pointers")
+
+
+def test_nothing_is_lent_on_a_read_only_mount(joey: Joey, mapped: MakeBundle, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "closed").write_text("x")
+    (folder / "closed").chmod(0)
+    os.chown(folder / "closed", BASE, BASE)
+
+    def read_only(config: dict[str, Any]) -> None:
+        shown(folder)(config)
+        config["mounts"][-1]["options"].append("ro")
+
+    bundle = mapped("sh", "-c", "cat /host/closed; echo alive", change=read_only)
+    done = joey("run", "--force", "userns=emulated", "-b", str(bundle), joey.id())
+    assert done.stdout == "alive\n"
+    assert "denied" in done.stderr
+    assert (folder / "closed").stat().st_mode & 0o777 == 0
+
+
 def test_who_is_not_root_may_not(both: Callable[..., str]) -> None:
     script = (
         "echo root > /tmp/r; chmod 600 /tmp/r; mkdir -m 700 /tmp/d; chmod 4755 /bin/busybox; "

@@ -146,6 +146,19 @@ static void filter(const char *self)
     execl("/proc/self/exe", self, "identity-short", NULL);
 }
 
+static void pointers(void)
+{
+    void *bad = (void *)8;
+    printf("%s", word(syscall(SYS_capget, bad, bad)));
+    printf(" %s", word(syscall(SYS_capset, bad, bad)));
+    printf(" %s", word(syscall(SYS_utimensat, AT_FDCWD, "/", bad, 0)));
+    printf(" %s", word(syscall(SYS_setgroups, 3, bad)));
+    printf(" %s\n", word(syscall(SYS_chown, bad, 0, 0)));
+    printf("%s", word(syscall(SYS_stat, "/", bad)));
+    printf(" %s", word(syscall(SYS_getresuid, bad, bad, bad)));
+    printf(" %s\n", word(syscall(SYS_open, bad, 0)));
+}
+
 static void ring(int signal) { (void)signal; }
 
 static void signals(void)
@@ -329,6 +342,8 @@ int main(int argc, char **argv)
         filter(argv[0]);
     else if (!strcmp(what, "signals"))
         signals();
+    else if (!strcmp(what, "pointers"))
+        pointers();
     else if (!strcmp(what, "lookalikes"))
         lookalikes(argv[2]);
     else if (!strcmp(what, "race"))
