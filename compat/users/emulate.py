@@ -122,7 +122,7 @@ class Users(Handler):
         self._of[pid] = known.copy() if known else Privileges(0, 0, 0, 0, 0, no_new=True)
 
     def executed(self, pid: int) -> None:
-        self._executed = True
+        self._executed = self._executed or pid == self._first
         if pid not in self._of:
             self._of[pid] = self.rules.begin.copy()
 
@@ -130,7 +130,7 @@ class Users(Handler):
         self._of.pop(pid, None)
 
     def entered(self, pid: int, number: int) -> bool:
-        if not self._executed and number not in _EXECS:
+        if pid == self._first and not self._executed and number not in _EXECS:
             return False
         if number >= _NUMBERS:  # of x32, or of nothing
             self.tracer.skip(pid, -errno.ENOSYS)

@@ -235,6 +235,22 @@ def test_the_profile_holds_and_is_kept_from_joeys_calls(joey: Joey, mapped: Make
     assert "capset EADDRNOTAVAIL" in done.stdout
 
 
+@pytest.mark.parametrize("emulated", ["emulated", "emulated-unfiltered"])
+def test_a_hook_and_a_profile_leave_the_program_its_ids(joey: Joey, mapped: MakeBundle, emulated: str) -> None:
+    """joey installs the profile itself, after the hook has run: that is none of the program's own."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["hooks"] = {"startContainer": [{"path": "/bin/touch", "args": ["touch", "/by-hook"]}]}
+        rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}
+        config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+    script = "stat -c %u /by-hook; mkdir /x; su user -c 'id -u'; users identity | grep setresuid"
+    folder = mapped("sh", "-c", script, change=change)
+    done = joey("run", "--force", f"userns={emulated}", "-b", str(folder), joey.id(), check=False)
+    assert done.stdout == "0\n1000\nsetresuid ok\n", done.stderr
+    assert "assign requested address" in done.stderr
+
+
 # --- what must not happen -----------------------------------------------------------------------------------------
 
 
