@@ -289,6 +289,8 @@ class Tracer:
         if ptrace.request(ptrace.PEEKUSER, pid, ptrace.CS * 8, 0) == ptrace.CS_32BIT:
             self.inside[pid] = lambda at: refusal.say_and_kill(self, at)
             return k.PTRACE_SYSCALL
+        # what was the first thread's, whose place another has taken by its exec
+        self._waiting = [found for found in self._waiting if found[0] != pid]
         former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
         gone = [former] if former != pid else []
         if not former:  # before Linux 3.0
