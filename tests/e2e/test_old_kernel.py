@@ -199,12 +199,12 @@ def test_emulated_users_install_packages_and_become_others(tmp_path: Path) -> No
         'c["mounts"].append({"destination": "/scripts", "source": "/scripts", "type": "bind", "options": ["bind", "ro"]})'
     )) + SHIFT  # fmt: skip
     job += "joey plan -b /b | grep -c 'userns  *emulated'; joey run -d -b /b users 2>/dev/null >/dev/null\n"
-    job += "while ! grep -q gone /rootfs/made; do sleep 1; [ -d /proc/$(cat /run/joey/containers/users/pid 2>/dev/null || echo 1) ] || break; done\n"
+    job += "while ! grep -q gone /rootfs/made 2>/dev/null; do sleep 1; [ -d /proc/$(cat /run/joey/containers/users/pid 2>/dev/null || echo 1) ] || break; done\n"
     job += "echo '## inside'; cat /rootfs/made; echo '## outside'; stat -c %u:%g:%a /rootfs/made /rootfs/home/joe /rootfs/home/joe/x\n"
     job += (
         "joey exec users sh -c 'id -u; kill -9 1; touch /byexec; stat -c %u /byexec'; joey exec -u 1234 users id -u\n"
     )
-    job += "grep -c '^Uid:.100000' /proc/[0-9]*/status | grep -c ':1'; joey delete --force users; cat /rootfs/errors\n"
+    job += "joey delete --force users; cat /rootfs/errors\n"
     status, output = boot(
         tmp_path, job, f"{debian('bookworm', STATIC['bookworm'])}=/rootfs", f"{tmp_path}/scripts=/scripts"
     )
@@ -213,7 +213,7 @@ def test_emulated_users_install_packages_and_become_others(tmp_path: Path) -> No
     assert planned.strip() == "1", output
     assert inside.splitlines()[1:] == ["hello:hello 2770", "1234", "joe", "0", "kept", "1234", "gone"], output
     owners = ["100000:100000:644", "101234:101234:755", "101234:101234:644"]
-    assert outside.splitlines()[1:8] == [*owners, "0", "0", "1234", "2"], output
+    assert outside.splitlines()[1:7] == [*owners, "0", "0", "1234"], output
 
 
 def test_emulated_users_stay_in_their_range(tmp_path: Path) -> None:
