@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..compat.shim import divert, emulations
-from ..compat.tracing import tracer
+from ..compat.tracing import tether, tracer
 from ..compat.tracing.handler import Handler
 from .programs import lacking
 
@@ -36,6 +36,8 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
         from .filters import compiled
 
         handlers.append(Profile(compiled(bundle.linux["seccomp"])))
+    if handlers or bundle.users:
+        handlers.append(tether.Tether(bundle.users.gids.shown) if bundle.users else tether.Tether())
     programs = _by_programs(mechanism_of)
     if programs:
         bits = emulations.mask(lacking(report))
@@ -58,4 +60,6 @@ def limit_forks(bundle: Bundle, mechanism_of: Callable[[str], str], state: State
     from .limits import Limits
 
     limits = Limits(state.folder, bundle.resources)
+    if not any(isinstance(handler, tether.Tether) for handler in bundle.tracing.handlers):
+        bundle.tracing.handlers.insert(0, tether.Tether())
     bundle.tracing.handlers.append(ForkLimit(limits.count, state.cgroup.task_files))

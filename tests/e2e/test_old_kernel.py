@@ -224,7 +224,7 @@ def test_emulated_users_stay_in_their_range(tmp_path: Path) -> None:
     subprocess.run(["cc", "-static", "-pthread", "-w", "-o", program, source], check=True)
     job = "mkdir /host; echo secret > /host/secret; chmod 600 /host/secret; chown -R 100000:100000 /rootfs\n"
     host = '; c["mounts"].append({"destination": "/host", "source": "/host", "type": "bind", "options": ["bind"]})'
-    for attack in ("race", "links"):
+    for attack in ("untraced", "race", "links"):
         job += "umount /b/rootfs 2>/dev/null; rm -rf /b\n" + bundle(
             "/bin/users", attack, "/host/secret", change=MAPPED + host
         )

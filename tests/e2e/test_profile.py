@@ -55,6 +55,11 @@ def test_a_call_is_refused_in_threads_children_and_programs(under: Run, nnp: boo
     assert done.stdout == "mkdir: 123\nthread: 123\nchild: 123\nexecuted: 123\n", done.stderr
 
 
+def test_no_child_escapes_it(under: Run) -> None:
+    done = under("untraced", rule("ERRNO", "mkdir", "mkdirat", errnoRet=123))
+    assert done.stdout in ("child: 123\ndone\n", "done\n"), done.stderr
+
+
 def test_arguments_decide(under: Run) -> None:
     def family(op: str, value: int, **more: int) -> list[dict[str, Any]]:
         return [{"index": 0, "value": value, "op": f"SCMP_CMP_{op}", **more}]

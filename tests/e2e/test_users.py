@@ -277,7 +277,7 @@ def shown(folder: Path) -> Change:
     )
 
 
-@pytest.mark.parametrize("attack", ["lookalikes", "race", "links"])
+@pytest.mark.parametrize("attack", ["lookalikes", "untraced", "race", "links"])
 def test_files_of_the_host_stay_closed(joey: Joey, mapped: MakeBundle, secret: Path, way: str, attack: str) -> None:
     """By calls of other tables, by exchanging an instruction, memory or a file in the moment it is used."""
     before = (secret / "secret").stat()
@@ -290,6 +290,7 @@ def test_files_of_the_host_stay_closed(joey: Joey, mapped: MakeBundle, secret: P
     done = joey("run", *WAYS[way], "-b", str(folder), joey.id(), check=False)
     assert "secret kept" in done.stdout, done.stdout + done.stderr
     assert "READ" not in done.stdout
+    assert attack != "untraced" or "getresgid 0 0 0 0" in done.stdout
     after = (secret / "secret").stat()
     assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
 

@@ -47,6 +47,14 @@ int main(int count, char **words)
         waitpid(pid, NULL, 0);
     } else if (!strcmp(what, "again")) {
         printf("executed: %d\n", mkdir("/tmp/x", 0700) ? errno : 0);
+    } else if (!strcmp(what, "untraced")) {
+        long pid = syscall(SYS_clone, 0x00800000 | SIGCHLD, 0, 0, 0, 0); /* CLONE_UNTRACED */
+        if (pid == 0) {
+            printf("child: %d\n", mkdir("/tmp/x", 0700) ? errno : 0);
+            _exit(0);
+        }
+        waitpid(pid, NULL, 0);
+        printf("done\n");
     } else if (!strcmp(what, "socket")) {
         for (int family = 0; family < 4; family++) {
             int fd = socket(family, SOCK_DGRAM, 0);

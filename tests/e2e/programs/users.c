@@ -229,6 +229,30 @@ static void lookalikes(const char *secret)
     ids("after");
 }
 
+static void untraced(const char *secret)
+{
+    /* children that ask to be born without their parent's tracer, by both tables, and what they then would do */
+    const long flag = 0x00800000;
+    int status;
+    for (int table = 0; table < 2; table++) {
+        long child = table ? i386(120, flag | SIGCHLD, 0, 0) : syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0);
+        if (child == 0) {
+            struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+            struct __user_cap_data_struct data[2] = {{0xC0, 0xC0, 0}, {0, 0, 0}};
+            syscall(SYS_capset, &header, data);
+            syscall(SYS_setresuid, 0, 0, 0);
+            _exit(reads(secret) ? 9 : 0);
+        }
+        if (child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 9)
+            printf("secret READ\n");
+    }
+    gid_t ids[3] = {9, 9, 9};
+    long result;
+    /* getresgid with the flag where the other table has it */
+    __asm__ volatile("syscall" : "=a"(result) : "a"(SYS_getresgid), "D"(ids), "S"(ids + 1), "d"(ids + 2), "b"(flag) : "rcx", "r11", "memory");
+    printf("getresgid %ld %d %d %d\nsecret kept\n", result, ids[0], ids[1], ids[2]);
+}
+
 static unsigned char *site;
 static volatile int running = 1;
 
@@ -346,6 +370,8 @@ int main(int argc, char **argv)
         pointers();
     else if (!strcmp(what, "lookalikes"))
         lookalikes(argv[2]);
+    else if (!strcmp(what, "untraced"))
+        untraced(argv[2]);
     else if (!strcmp(what, "race"))
         race(argv[2]);
     else if (!strcmp(what, "links"))
