@@ -46,17 +46,18 @@ class HostIds:
             for name in ("uidMappings", "gidMappings")
         )
         self.kept = 0
+        for name, ids in (("uidMappings", self.uids), ("gidMappings", self.gids)):
+            if ids.inside(0) >= 0:
+                raise BundleError(
+                    f"linux.{name}", "maps the host's id 0: an emulated user namespace would run as the host's root",
+                    "map ids from 1 on; or run it where the kernel has user namespaces",
+                )  # fmt: skip
 
     @property
     def root(self) -> tuple[int, int]:
         """Host ids of the container's root, who owns what joey makes for it."""
-        return max(self.uids.outside(0), 0) or self._first(self.uids), max(self.gids.outside(0), 0) or self._first(
-            self.gids
-        )
-
-    @staticmethod
-    def _first(ids: Ids) -> int:
-        return ids.lines[0][1]
+        uid, gid = (ids.outside(0) if ids.outside(0) >= 0 else ids.lines[0][1] for ids in (self.uids, self.gids))
+        return uid, gid
 
     def uid(self, inside: int, field: str) -> int:
         return self._mapped(self.uids, inside, field)

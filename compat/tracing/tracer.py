@@ -67,6 +67,7 @@ class Tracer:
         )
         self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
         self._known: set[int] = set()
+        self.on_broken: Callable[[int, Exception], None] = _ignore  # before a process is killed that can't go on
         self._waiting: list[tuple[int, int]] = []  # stops and ends that are to be looked at
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
@@ -184,9 +185,6 @@ class Tracer:
 
     def on_end(self, pid: int, status: int) -> None:
         """Called for each thread and process that has ended, with its wait status."""
-
-    def on_broken(self, pid: int, error: Exception) -> None:
-        """Called before a process is killed that the tracer can't let go on."""
 
     # --- the guard ----------------------------------------------------------------------------------------------
 
@@ -365,6 +363,10 @@ class Tracer:
         result = ptrace.request(ptrace.PEEKUSER, pid, ptrace.RAX * 8, 0) & ptrace.NO_CALL
         number = ptrace.request(ptrace.PEEKUSER, pid, ptrace.ORIG_RAX * 8, 0)
         return result == _ENOSYS and 0 <= number <= _OLDEST_LAST
+
+
+def _ignore(pid: int, error: Exception) -> None:
+    """Nobody wants to know."""
 
 
 def _maker(pid: int) -> int:

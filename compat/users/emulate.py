@@ -149,6 +149,10 @@ class Users(Handler):
     def of(self, pid: int) -> Privileges:
         return self._of[pid]
 
+    def keep(self, pid: int, privileges: Privileges) -> None:
+        """What an exec leaves is its maker's, whose thread may not have been the first."""
+        self._of[pid] = privileges
+
     def threads(self, pid: int) -> list[Privileges]:
         """Those of all threads of a thread's process that are known."""
         return [known for tid, known in self._of.items() if _group(tid) == _group(pid)]

@@ -116,23 +116,30 @@ class Identity:
                 errand.set_argument(place, outside)
         return True
 
+    def _as(self, errand: Errand, capability: int) -> Generator[Wanted, int, int]:
+        """Make the thread's call, with the capability where it believes to have it; never with more after it."""
+        privileges = self._users.of(errand.pid)
+        if privileges.confined or not privileges.has(capability):
+            return (yield OWN)
+        yield from self._users.raise_ids(errand)
+        result = yield OWN
+        yield from self._users.settle(errand)
+        return result
+
     def set_uids(self, errand: Errand) -> Work:
         if not self._translate(errand, self._uids):
             return
         privileges = self._users.of(errand.pid)
         before = Credentials(errand.pid)
-        allowed = privileges.has(SETUID) and not privileges.confined
-        if allowed:
-            yield from self._users.raise_ids(errand)
-        result = yield OWN
-        after = Credentials(errand.pid)
+        result = yield from self._as(errand, SETUID)
+        after = self._users.check_ids(errand.pid)
         if result == 0:
+            held = self._users.held(privileges)
             privileges.change_ids(self._three(before.uids), self._three(after.uids))
             if before.uids[1] != after.uids[1]:
                 privileges.death_signal = 0
-        if allowed or self._users.held(privileges) != after.effective:
-            yield from self._settle_if_free(errand, privileges)
-        self._users.check_ids(errand.pid)
+            if self._users.held(privileges) != held:
+                yield from self._settle_if_free(errand, privileges)
 
     def _settle_if_free(self, errand: Errand, privileges: Privileges) -> Generator[Wanted, int, None]:
         if not privileges.confined:
@@ -144,18 +151,8 @@ class Identity:
 
     def set_gids(self, errand: Errand) -> Work:
         if self._translate(errand, self._gids):
-            yield from self._as_group(errand)
-
-    def _as_group(self, errand: Errand) -> Generator[Wanted, int, None]:
-        """Make the thread's call, with CAP_SETGID where it believes to have it."""
-        privileges = self._users.of(errand.pid)
-        allowed = privileges.has(SETGID) and not privileges.confined
-        if allowed:
-            yield from self._users.raise_ids(errand)
-        yield OWN
-        if allowed:
-            yield from self._users.settle(errand)
-        self._users.check_ids(errand.pid)
+            yield from self._as(errand, SETGID)
+            self._users.check_ids(errand.pid)
 
     def set_groups(self, errand: Errand) -> Work:
         count, address = errand.argument(0) & 0xFFFFFFFF, errand.argument(1)
@@ -175,8 +172,9 @@ class Identity:
             errand.result = -errno.EINVAL
             return
         ptrace.write(errand.pid, address, pack(f"<{count}I", *groups))
-        yield from self._as_group(errand)
+        yield from self._as(errand, SETGID)
         ptrace.write(errand.pid, address, former)
+        self._users.check_ids(errand.pid)
 
     def set_fsuid(self, errand: Errand) -> Work:
         """It returns the former id, and fails for none."""
@@ -184,12 +182,7 @@ class Identity:
         wanted = self._uids.outside(errand.argument(0) & 0xFFFFFFFF)
         errand.set_argument(0, wanted & UNCHANGED)
         before = Credentials(errand.pid).uids[3]
-        allowed = privileges.has(SETUID) and not privileges.confined
-        if allowed:
-            yield from self._users.raise_ids(errand)
-        yield OWN
-        if allowed:
-            yield from self._users.settle(errand)
+        yield from self._as(errand, SETUID)
         after = self._users.check_ids(errand.pid).uids[3]
         privileges.change_fsuid(self._uids.inside(before), self._uids.inside(after))
         errand.result = self._uids.shown(before)
@@ -197,7 +190,8 @@ class Identity:
     def set_fsgid(self, errand: Errand) -> Work:
         before = Credentials(errand.pid).gids[3]
         errand.set_argument(0, self._gids.outside(errand.argument(0) & 0xFFFFFFFF) & UNCHANGED)
-        yield from self._as_group(errand)
+        yield from self._as(errand, SETGID)
+        self._users.check_ids(errand.pid)
         errand.result = self._gids.shown(before)
 
     # --- capabilities -----------------------------------------------------------------------------------------------
@@ -267,14 +261,16 @@ class Identity:
         if privileges.confined:
             yield OWN
             if errand.executed:
+                pass
                 real, effective, _ = self._three(before.uids)
-                self._users.of(errand.pid).execute(real, effective, changed=False)
+                privileges.execute(real, effective, changed=False)
             return
         yield from self._users.raise_ids(errand)
         yield SETRESUID, 0, _NO_ID, _NO_ID
         yield from self._users.settle(errand)
         result = yield from self._past.attempt(errand, before)
         if errand.executed:
+            self._users.keep(errand.pid, privileges)
             yield from self._begin(errand, before)
             return
         yield from self._users.raise_ids(errand)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _AT_EACCESS = 0x200
 _MKNOD = 133
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
-_HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)}  # null, zero, full, random, urandom, tty, ptmx
+# null, zero, full, random, urandom, tty. Not ptmx: before Linux 4.7 a node of it opens the host's terminals
+_HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0)}
 _OWNER_AT = {4: (1, 28), 5: (1, 28), 6: (1, 28), 262: (2, 28), 332: (4, 20)}  # argument of the buffer, offset in it
 
 
@@ -182,8 +183,8 @@ class Ownership:
         try:
             base = AT_FDCWD if first == 0 else signed(errand.argument(0))
             where = place(errand.pid, base, text_of(errand, first), follow=False)
-        except OSError as error:
-            errand.result = -(error.errno or errno.EINVAL)
+        except OSError:
+            yield OWN  # the kernel says what is wrong with it
             return
         try:
             errand.result = self._make_device(where, mode, device, who)
@@ -191,11 +192,11 @@ class Ownership:
             where.close()
 
     def _make_device(self, where: Place, mode: int, device: int, who: Credentials) -> int:
-        if where.status is not None or not where.name:
-            return -errno.EEXIST
         demands = [*searched(where), Demand(os.fstat(where.parent), WRITE | SEARCH, where.parent)]
         if not reachable(demands, who, self._rules):
             return -errno.EACCES
+        if where.status is not None or not where.name:
+            return -errno.EEXIST
         before = os.umask(0)
         try:
             os.mknod(where.name, mode & ~who.umask, device, dir_fd=where.parent)

@@ -37,7 +37,7 @@ class StartTracer(Step):
 
     def _be_tracer(self, made: tracer.Tracer, report: int) -> None:
         """Attach, report, and trace."""
-        made.on_broken = self._tell  # type: ignore[method-assign]
+        made.on_broken = self._tell
         try:
             daemon.settle("joey-tracer", {report})
             made.attach(self.clone.pid)

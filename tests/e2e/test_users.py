@@ -174,7 +174,8 @@ def test_set_id_bits_are_honoured_unless_forbidden(both: Callable[..., str], nnp
 
     script = (
         "for p in /bin /tmp; do cp /bin/users $p/suid 2>/dev/null; chown 33:44 $p/suid; chmod 6755 $p/suid; "
-        'su user -c "$p/suid identity-short"; done; chmod 4755 /bin/suid; chown 99 /bin/suid; /bin/suid identity-short'
+        'su user -c "$p/suid identity-short; users confined-thread $p/suid"; done; '
+        "chmod 4755 /bin/suid; chown 99 /bin/suid; /bin/suid identity-short"
     )
     out = both("sh", "-c", script, change=user)
     assert ("executed: 1000 33 33 / 1000 44 44" in out) == (not nnp)
@@ -249,6 +250,11 @@ def test_a_hook_and_a_profile_leave_the_program_its_ids(joey: Joey, mapped: Make
     done = joey("run", "--force", f"userns={emulated}", "-b", str(folder), joey.id(), check=False)
     assert done.stdout == "0\n1000\nsetresuid ok\n", done.stderr
     assert "assign requested address" in done.stderr
+
+
+def test_the_hosts_root_is_mapped_nowhere(joey: Joey, mapped: MakeBundle) -> None:
+    done = joey("run", "--force", "userns=emulated", "-b", str(mapped("id", base=0)), joey.id(), check=False)
+    assert (done.returncode, "linux.uidMappings: maps the host's id 0" in done.stderr) == (1, True)
 
 
 # --- what must not happen -----------------------------------------------------------------------------------------

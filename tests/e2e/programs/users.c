@@ -119,6 +119,22 @@ static void *thread_of(void *argument)
     return NULL;
 }
 
+static void *confined_thread(void *argument)
+{
+    char *argv[] = {argument, "identity-short", NULL};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    execv(argv[0], argv);
+    return NULL;
+}
+
+static void thread_without_privileges(char *program)
+{
+    /* what counts at an exec is what its thread has set, not the process's first */
+    pthread_t thread;
+    pthread_create(&thread, NULL, confined_thread, program);
+    pthread_join(thread, NULL);
+}
+
 static void threads(const char *self)
 {
     pthread_t thread;
@@ -362,6 +378,8 @@ int main(int argc, char **argv)
         messages();
     else if (!strcmp(what, "threads"))
         threads(argv[0]);
+    else if (!strcmp(what, "confined-thread"))
+        thread_without_privileges(argv[2]);
     else if (!strcmp(what, "filter"))
         filter(argv[0]);
     else if (!strcmp(what, "signals"))
