@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Work = Generator[Wanted, int, None]
 
 OWN: tuple[int, ...] = ()
+EXECS = (59, 322)  # execve, execveat
 _RED_ZONE = 128
 _FAULTS = frozenset((4, 5, 7, 8, 11))  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: of the kernel, with si_code > 0
 _RESTARTS = frozenset((-512, -513, -514, -516))  # ERESTARTSYS and its kin: the kernel makes the call again
@@ -88,6 +89,8 @@ class Errand:
         if not self._ends:
             registers[ptrace.ORIG_RAX] = number
             self._tracer.put(self.pid)
+            if own and number in EXECS:
+                self._tracer.park_first(self.pid)
             self._tracer.run_to_end(self.pid, lambda at: self._ended(at, own))
             return
         registers[ptrace.RIP] = self._site
@@ -106,6 +109,8 @@ class Errand:
         if asked != tuple(registers[place] for place in places):
             self.end()
             return
+        if own and self.number in EXECS:
+            self._tracer.park_first(pid)
         self._tracer.inside[pid] = lambda at: self._ended(at, own)
         self._tracer.resume(pid, k.PTRACE_SYSCALL)
 

@@ -16,7 +16,7 @@ from .. import constants as k
 from ..errors import JoeyError
 from ..process import close_all_but
 from . import guard, ptrace, refusal
-from .errands import Errand
+from .errands import EXECS, Errand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,11 +63,15 @@ class Tracer:
         self.errands: dict[int, Errand] = {}  # calls that are being made in a thread's name
         self._handlers = options.handlers
         self._quiet = frozenset(
-            number for number in range(_KNOWN_CALLS) if not any(item.looks_at(number) for item in self._handlers)
+            number
+            for number in range(_KNOWN_CALLS)
+            if number not in EXECS and not any(item.looks_at(number) for item in self._handlers)
         )
         self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
         self._known: set[int] = set()
         self.on_broken: Callable[[int, Exception], None] = _ignore  # before a process is killed that can't go on
+        self._parking: dict[int, int] = {}  # threads in an exec, and the first of each one's process
+        self._parked: dict[int, int] = {}  # such first ones, and the stop each is in
         self._waiting: list[tuple[int, int]] = []  # stops and ends that are to be looked at
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
@@ -118,13 +122,17 @@ class Tracer:
         turn = 0
         while self._known:
             options = ptrace.WALL | (os.WNOHANG if self._stopped else 0)
-            try:
-                pid, status = self._waiting.pop() if self._waiting else waitpid(-1, options)
-            except ChildProcessError:
-                return
-            turn += 1
-            if turn % _FAIR_AFTER == 0 and not self._waiting:
-                self._collect()
+            if not self._waiting:
+                try:
+                    self._waiting.append(waitpid(-1, options))
+                except ChildProcessError:
+                    return
+                turn += 1
+                if turn % _FAIR_AFTER == 0:
+                    self._collect()
+            pid, status = self._waiting.pop()  # the newest: an older one of the same pid was another thread's
+            if self._parking and self._is_parked(pid, status):
+                continue
             if status == _CALL_STOP:
                 # nearly all stops: a call's begin and end, and nothing to do
                 if pid not in inside:
@@ -153,6 +161,26 @@ class Tracer:
         except ChildProcessError:
             pass  # the one at hand is the last
 
+    def park_first(self, pid: int) -> None:
+        """A thread is let go on to its exec. Where it is not the first of its process, that one stays where it stops
+        next, until the thread is seen again: its pid is the thread's by then, and what was meant for it would let the
+        new program go on before it is known of."""
+        first = _first_of(pid)
+        if first != pid:
+            self._parking[pid] = first
+
+    def _is_parked(self, pid: int, status: int) -> bool:
+        """Whether a stop is to be looked at later. A thread whose exec has come back lets its process's first go on."""
+        event = status >> 16
+        first = self._parking.pop(pid, 0) if event != ptrace.EVENT_SECCOMP else 0  # on the way into its exec
+        if first in self._parked:
+            self._waiting.append((first, self._parked.pop(first)))
+        stopped = status & 0x7F == 0x7F and event != ptrace.EVENT_EXEC
+        if stopped and pid in self._parking.values():
+            self._parked[pid] = status
+            return True
+        return False
+
     def _add(self, pid: int) -> None:
         if pid not in self._known:
             self._known.add(pid)
@@ -166,7 +194,7 @@ class Tracer:
     def forget(self, pid: int) -> None:
         """A thread is no more."""
         self._known.discard(pid)
-        for table in (self.inside, self.errands, self._infos, self._parents):
+        for table in (self.inside, self.errands, self._infos, self._parents, self._parking, self._parked):
             table.pop(pid, None)
         self._waiting = [found for found in self._waiting if found[0] != pid]
         self._unborn.discard(pid)
@@ -280,7 +308,11 @@ class Tracer:
         if ptrace.request(k.PTRACE_GETREGS, pid, 0, self._address) < 0:
             return False
         number = self.registers[ptrace.ORIG_RAX]
-        return any(handler.entered(pid, number) for handler in self._handlers)
+        if any(handler.entered(pid, number) for handler in self._handlers):
+            return True
+        if number in EXECS:
+            self.park_first(pid)
+        return False
 
     def _exec(self, pid: int) -> int:
         """A new program: other threads are gone; a 32-bit one is refused."""
@@ -289,6 +321,8 @@ class Tracer:
             return k.PTRACE_SYSCALL
         # what was the first thread's, whose place another has taken by its exec
         self._waiting = [found for found in self._waiting if found[0] != pid]
+        self._parked.pop(pid, None)
+        self._parking = {thread: first for thread, first in self._parking.items() if first != pid}
         former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
         gone = [former] if former != pid else []
         if not former:  # before Linux 3.0
@@ -367,6 +401,16 @@ class Tracer:
 
 def _ignore(pid: int, error: Exception) -> None:
     """Nobody wants to know."""
+
+
+def _first_of(pid: int) -> int:
+    """The first thread of a thread's process: itself where it has ended, or is alone."""
+    try:
+        if len(os.listdir(f"/proc/{pid}/task")) > 1:
+            return _status(pid)[0] or pid
+    except OSError:
+        pass
+    return pid
 
 
 def _maker(pid: int) -> int:

@@ -10,6 +10,7 @@ from .. import files
 from ..constants import CLONE_NEWUSER
 from ..errors import JoeyError
 from ..tracing import ptrace
+from ..tracing.errands import EXECS
 from ..tracing.handler import ALWAYS, ANY_BIT, Condition, Handler
 from .mapping import Ids
 from .privileges import SETGID, SETUID, Privileges
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..tracing.errands import Errand, Wanted, Work
 
 _NUMBERS = 512
-_EXECS = (59, 322)
+
 _CLONE, _UNSHARE, _CLONE3, _IO_URING_SETUP = 56, 272, 435, 425
 _CAPSET, _CAPSET_OF_I386 = 126, 185  # the second is no call of x86-64, and by int 0x80 it would change capabilities
 _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
@@ -130,7 +131,7 @@ class Users(Handler):
         self._of.pop(pid, None)
 
     def entered(self, pid: int, number: int) -> bool:
-        if pid == self._first and not self._executed and number not in _EXECS:
+        if pid == self._first and not self._executed and number not in EXECS:
             return False
         if number >= _NUMBERS:  # of x32, or of nothing
             self.tracer.skip(pid, -errno.ENOSYS)

@@ -261,7 +261,6 @@ class Identity:
         if privileges.confined:
             yield OWN
             if errand.executed:
-                pass
                 real, effective, _ = self._three(before.uids)
                 privileges.execute(real, effective, changed=False)
             return

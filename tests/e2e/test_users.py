@@ -103,6 +103,11 @@ def test_ids_are_what_a_user_namespace_shows(both: Callable[..., str], part: str
     assert len(out.splitlines()) >= 3
 
 
+def test_an_exec_beside_a_busy_thread_is_an_exec(both: Callable[..., str]) -> None:
+    out = both("users", "crowd")
+    assert out.count("executed: 0 0 0 / 0 0 0, 0 0 0 0, groups\n") == 40
+
+
 def test_a_plain_user_inside_has_no_more_than_that(both: Callable[..., str]) -> None:
     def user(config: dict[str, Any]) -> None:
         config["process"]["user"] = {"uid": 1000, "gid": 1000, "additionalGids": [5, 6]}

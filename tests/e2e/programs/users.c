@@ -119,6 +119,35 @@ static void *thread_of(void *argument)
     return NULL;
 }
 
+static char *crowd_argv[] = {"/proc/self/exe", "identity-short", NULL};
+
+static void *executing(void *unused)
+{
+    usleep(2000);
+    execv(crowd_argv[0], crowd_argv);
+    return unused;
+}
+
+static void crowd(void)
+{
+    /* a thread executes while the process's first, whose place it takes, is busy */
+    struct stat status;
+    for (int round = 0; round < 40; round++) {
+        pid_t child = fork();
+        if (child == 0) {
+            pthread_t thread;
+            pthread_create(&thread, NULL, executing, NULL);
+            for (;;) {
+                chown("/proc/../usr/../bin/../tmp/../root/../etc/../dev/../root", 0, 0); /* takes a tracer its time */
+                stat("/root", &status);
+                getuid();
+            }
+        }
+        waitpid(child, NULL, 0);
+    }
+    printf("secret kept\n");
+}
+
 static void *confined_thread(void *argument)
 {
     char *argv[] = {argument, "identity-short", NULL};
@@ -380,6 +409,8 @@ int main(int argc, char **argv)
         threads(argv[0]);
     else if (!strcmp(what, "confined-thread"))
         thread_without_privileges(argv[2]);
+    else if (!strcmp(what, "crowd"))
+        crowd();
     else if (!strcmp(what, "filter"))
         filter(argv[0]);
     else if (!strcmp(what, "signals"))
