@@ -261,6 +261,7 @@ class Identity:
         if privileges.confined:
             yield OWN
             if errand.executed:
+                self._users.keep(errand.pid, privileges)
                 real, effective, _ = self._three(before.uids)
                 privileges.execute(real, effective, changed=False)
             return

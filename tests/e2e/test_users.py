@@ -108,6 +108,13 @@ def test_an_exec_beside_a_busy_thread_is_an_exec(both: Callable[..., str]) -> No
     assert out.count("executed: 0 0 0 / 0 0 0, 0 0 0 0, groups\n") == 40
 
 
+def test_a_program_of_a_filtered_thread_has_no_new_privileges(both: Callable[..., str]) -> None:
+    def user(config: dict[str, Any]) -> None:
+        config["process"]["user"] = {"uid": 1000, "gid": 1000}
+
+    assert "no_new_privs 1 ok 1" in both("users", "confined-thread", change=user)
+
+
 def test_a_plain_user_inside_has_no_more_than_that(both: Callable[..., str]) -> None:
     def user(config: dict[str, Any]) -> None:
         config["process"]["user"] = {"uid": 1000, "gid": 1000, "additionalGids": [5, 6]}

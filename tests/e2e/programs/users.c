@@ -148,6 +148,17 @@ static void crowd(void)
     printf("secret kept\n");
 }
 
+static void *filtered_thread(void *argument)
+{
+    char *argv[] = {argument, "privileges", NULL};
+    struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {1, code};
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+    execv(argv[0], argv);
+    return NULL;
+}
+
 static void *confined_thread(void *argument)
 {
     char *argv[] = {argument, "identity-short", NULL};
@@ -160,7 +171,7 @@ static void thread_without_privileges(char *program)
 {
     /* what counts at an exec is what its thread has set, not the process's first */
     pthread_t thread;
-    pthread_create(&thread, NULL, confined_thread, program);
+    pthread_create(&thread, NULL, program ? confined_thread : filtered_thread, program ? program : "/proc/self/exe");
     pthread_join(thread, NULL);
 }
 
