@@ -113,7 +113,8 @@ _BY_PTRACE = Mechanism(
     "ptrace", ("ptrace.syscall",),
     "a tracer enforces it: every system call costs some ten times as much, programs can't trace one another, 32-bit "
     "ones are refused, a forbidden call that kills a thread kills its process; a program that rewrites its own code "
-    "while it runs can make 32-bit calls unseen",
+    "while it runs can make 32-bit calls unseen; before Linux 3.4 a child that gets SIGCONT as it is born may run "
+    "unseen",
 )  # fmt: skip
 
 _TABLE = (
@@ -157,7 +158,9 @@ _TABLE = (
         Mechanism("emulated", ("ptrace.syscall", "ptrace.seccomp-stop", "userns.emulated"),
                   _EMULATED_USERS.format("calls naming files or ids cost some ten times as much")),
         Mechanism("emulated-unfiltered", ("ptrace.syscall", "userns.emulated"),
-                  _EMULATED_USERS.format("every call costs some ten times as much")),
+                  _EMULATED_USERS.format("every call costs some ten times as much; before Linux 3.4 a child that gets SIGCONT "
+                                         "as it is born may run unseen, with what root has in a container without "
+                                         "user namespaces")),
     ),
     Feature(
         "cgroupns", "cgroup namespace", False,

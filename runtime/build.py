@@ -26,8 +26,6 @@ from .process_steps import make, process_steps
 from .resources import cgroup_of, cgroup_steps, device_rules, limits_devices
 from .state import State
 from .steps import Step, cloning, devices, libraries, parent, process, rootfs
-from .steps.users import IgnoreSetId
-from .users import host_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -217,7 +215,7 @@ def _child_steps(
     listener: _socket.socket | None,
     images: MakeImages | None,
 ) -> list[Step]:
-    user = host_user(bundle)
+    user = bundle.user
     extra = MS_NOSUID if plan.mechanism("no-new-privs") == "nosuid-mounts" or bundle.users else 0
     by_parent = joined_by_parent(bundle.namespaces, state.cgroup, plan.mechanism("cgroup-v2-entry"))
     # Joining a v2 group waits for an RCU grace period (8-45 ms here): the child builds its root meanwhile.
@@ -332,6 +330,8 @@ def _enter_steps(
     if bundle.linux.get("maskedPaths"):
         out.append(rootfs.MaskPaths(root, bundle.linux["maskedPaths"]))
     if extra:
+        from .steps.users import IgnoreSetId
+
         out.append(IgnoreSetId(root))
     whole = bool(bundle.config["root"].get("readonly"))
     if read_only or whole:

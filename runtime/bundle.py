@@ -75,6 +75,12 @@ class Bundle:
         return self.config.get("annotations") or {}
 
     @property
+    def user(self) -> dict[str, Any]:
+        """`process.user`, with the ids that the kernel is to see."""
+        user = self.process.get("user") or {}
+        return self.users.user(user) if self.users else user
+
+    @property
     def resources(self) -> dict[str, Any]:
         return self.linux.get("resources") or {}
 

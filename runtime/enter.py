@@ -16,7 +16,6 @@ from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import Made, make, process_steps
 from .state import State
 from .steps import Step, cloning, parent, process
-from .users import host_user
 
 
 def enter_steps(
@@ -118,6 +117,6 @@ def inside_steps(
     if bundle.process.get("terminal"):
         from .steps import console as consoles
 
-        uid = host_user(bundle).get("uid", 0)
+        uid = bundle.user.get("uid", 0)
         out.append(consoles.OpenConsole(channel, console, bundle.process.get("consoleSize"), uid))
     return out + process_steps(bundle, plan, channel, None, state, made)

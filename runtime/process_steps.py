@@ -19,7 +19,6 @@ from .channel import Channel
 from .needs import SECCOMP_FLAGS
 from .state import State
 from .steps import Step, process, program
-from .users import host_user
 
 
 class Made:
@@ -51,7 +50,7 @@ def process_steps(
     """The last steps of a child, in their order."""
     what = bundle.process
     channel.program = lambda: str(what["args"][0])
-    user = host_user(bundle)
+    user = bundle.user
     no_new_privs = plan.mechanism("no-new-privs") == "prctl"
     seccomp = process.InstallSeccomp(made.filter, made.filter_flags, channel) if made.filter else None
     stub = made.stub

@@ -11,6 +11,7 @@ from ..compat import capabilities
 from ..compat.constants import CAPABILITIES, MS_NOSUID
 from ..compat.errors import BundleError
 from ..compat.mountflags import MountOptions
+from ..compat.rootpath import Root
 from ..compat.users.mapping import Ids
 from ..probes.report import Finding
 from . import log
@@ -109,12 +110,6 @@ class HostIds:
         return word
 
 
-def host_user(bundle: Bundle) -> dict[str, Any]:
-    """`process.user` as the kernel is to have it."""
-    user = bundle.process.get("user") or {}
-    return bundle.users.user(user) if bundle.users else user
-
-
 def handler(bundle: Bundle, mechanism_of: Callable[[str], str]) -> Handler:
     """The tracer's part. Also sets which capabilities are really kept."""
     from ..compat.users.emulate import Rules, Users
@@ -145,7 +140,7 @@ def _set_id_counts(bundle: Bundle) -> Callable[[str], bool]:
         source = entry.get("source", "")
         where = source if source.startswith("/") else f"{bundle.path}/{source}"
         counts = not options.flags & MS_NOSUID and (entry.get("type") == "tmpfs" or not _is_nosuid(where))
-        places[os.path.normpath("/" + entry["destination"].lstrip("/"))] = counts
+        places[_real_place(bundle.rootfs, os.path.normpath("/" + entry["destination"].lstrip("/")))] = counts
 
     def counts_at(path: str) -> bool:
         while path not in places:
@@ -153,6 +148,25 @@ def _set_id_counts(bundle: Bundle) -> Callable[[str], bool]:
         return places[path]
 
     return counts_at
+
+
+def _real_place(rootfs: str, destination: str) -> str:
+    """Where a mount really is: its destination may lead over links of the root file system."""
+    root = Root(rootfs, native=False)
+    root.attach()
+    try:
+        path, rest = destination, ""
+        while path and not root.exists(path):
+            path, _, name = path.rpartition("/")
+            rest = f"/{name}{rest}"
+        fd = root.open(path or "/")
+        try:
+            base = os.readlink(f"/proc/self/fd/{root.fd}").rstrip("/")
+            return os.readlink(f"/proc/self/fd/{fd}").removeprefix(base) + rest or "/"
+        finally:
+            os.close(fd)
+    finally:
+        root.close()
 
 
 def _is_nosuid(path: str) -> bool:

@@ -68,6 +68,7 @@ def mapped(bundle: MakeBundle, program: Path) -> MakeBundle:
         for applet in ("su", "mkfifo", "id", "install", "chgrp", "tar", "unlink", "mv", "cp"):
             if not (bin_ / applet).exists():
                 (bin_ / applet).symlink_to("busybox")
+        (folder / "rootfs" / "link").symlink_to("/etc")
         shift(folder / "rootfs", base)
         return folder
 
@@ -191,6 +192,15 @@ def test_set_id_bits_are_honoured_unless_forbidden(both: Callable[..., str], nnp
     )
     out = both("sh", "-c", script, change=user)
     assert ("executed: 1000 33 33 / 1000 44 44" in out) == (not nnp)
+
+
+def test_a_nosuid_mount_is_one_behind_a_link_too(both: Callable[..., str]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        options = ["nosuid", "mode=755"]
+        config["mounts"].append({"destination": "/link/x", "type": "tmpfs", "source": "tmpfs", "options": options})
+
+    script = "cp /bin/users /etc/x/suid; chown 33 /etc/x/suid; chmod 4755 /etc/x/suid; su user -c '/etc/x/suid identity-short'"
+    assert "executed: 1000 1000 1000" in both("sh", "-c", script, change=change)
 
 
 def test_outside_they_are_the_mapped_ids(joey: Joey, mapped: MakeBundle, way: str) -> None:
