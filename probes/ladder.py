@@ -158,9 +158,9 @@ _TABLE = (
         Mechanism("emulated", ("ptrace.syscall", "ptrace.seccomp-stop", "userns.emulated"),
                   _EMULATED_USERS.format("calls naming files or ids cost some ten times as much")),
         Mechanism("emulated-unfiltered", ("ptrace.syscall", "userns.emulated"),
-                  _EMULATED_USERS.format("every call costs some ten times as much; before Linux 3.4 a child that gets SIGCONT "
-                                         "as it is born may run unseen, with what root has in a container without "
-                                         "user namespaces")),
+                  _EMULATED_USERS.format("every call costs some ten times as much; before Linux 3.4 a child that gets "
+                                         "SIGCONT as it is born may run unseen, with what root has in a container "
+                                         "without user namespaces")),
     ),
     Feature(
         "cgroupns", "cgroup namespace", False,
