@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 OWN: tuple[int, ...] = ()
 EXECS = (59, 322)  # execve, execveat
 _RED_ZONE = 128
-_FAULTS = frozenset((4, 5, 7, 8, 11))  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: of the kernel, with si_code > 0
+FAULTS = frozenset((4, 5, 7, 8, 11))  # SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV: of the kernel, with si_code > 0
 _RESTARTS = frozenset((-512, -513, -514, -516))  # ERESTARTSYS and its kin: the kernel makes the call again
 
 
@@ -172,7 +172,7 @@ class Errand:
 
     def hold(self, signal: int, info: bytes) -> None:
         """A signal came: it waits. One that its instruction caused would come again and again."""
-        if signal in _FAULTS and unpack_from("<i", info, 8)[0] > 0:
+        if signal in FAULTS and is_fault(info):
             self.end()
         else:
             self.held.append((signal, info))
@@ -203,6 +203,11 @@ class Errand:
                 ptrace.write(self.pid, address, former)
                 return result, after
         return -errno.EFAULT, b""
+
+
+def is_fault(info: bytes) -> bool:
+    """Whether a siginfo_t of such a signal is the kernel's: of what the thread's instruction did."""
+    return len(info) >= 12 and bool(unpack_from("<i", info, 8)[0] > 0)
 
 
 def _signed(word: int) -> int:

@@ -16,7 +16,7 @@ from .. import constants as k
 from ..errors import JoeyError
 from ..process import close_all_but
 from . import guard, ptrace, refusal
-from .errands import EXECS, Errand
+from .errands import EXECS, FAULTS, Errand, is_fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -278,10 +278,13 @@ class Tracer:
         else:
             signal = kind
             held, sent = self.errands.get(pid), self._infos.get(pid)
-            info = ptrace.signal_info(pid) if held or sent or kind in _STOPPING else b""
+            info = ptrace.signal_info(pid) if held or sent or kind in _STOPPING or kind in FAULTS else b""
             if held and info:  # not now: its handler would run amid the calls in the thread's name
                 held.hold(kind, info)
                 self.resume(pid, k.PTRACE_SYSCALL)
+                return
+            if kind in FAULTS and is_fault(info) and _would_survive(pid, kind):
+                guard.kill(pid)
                 return
             if sent and sent[0] == kind and info:
                 ptrace.set_signal_info(pid, self._infos.pop(pid)[1])
@@ -401,6 +404,18 @@ class Tracer:
 
 def _ignore(pid: int, error: Exception) -> None:
     """Nobody wants to know."""
+
+
+def _would_survive(pid: int, signal: int) -> bool:
+    """Whether a thread of a pid namespace's first process has no handler for a fault of its own: since Linux 4.15 that
+    does not end it while it is traced, and it would make the fault for ever ("signal: Don't clear SIGNAL_UNKILLABLE for
+    traced tasks")."""
+    try:
+        lines = dict(line.partition(":")[::2] for line in files.read_text(f"/proc/{pid}/status").splitlines())
+    except (OSError, JoeyError):
+        return False
+    first = lines.get("NStgid", "").split()[-1:] == ["1"]
+    return first and not int(lines.get("SigCgt", "0"), 16) >> signal - 1 & 1
 
 
 def _first_of(pid: int) -> int:

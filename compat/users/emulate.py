@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = 512
 
-_CLONE, _UNSHARE, _CLONE3, _IO_URING_SETUP = 56, 272, 435, 425
+_CLONE, _UNSHARE, _IO_URING_SETUP = 56, 272, 425
 _CAPSET, _CAPSET_OF_I386 = 126, 185  # the second is no call of x86-64, and by int 0x80 it would change capabilities
 _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
@@ -97,7 +97,6 @@ class Users(Handler):
             **ownership.Ownership(self, past).calls(),
             **identity.Identity(self, past).calls(),
             **messages.Messages(self, past).calls(),
-            _CLONE3: _is_not_there,
             _IO_URING_SETUP: _is_not_there,
             _CAPSET_OF_I386: _is_not_there,
             _CLONE: _clone,

@@ -55,6 +55,12 @@ def test_a_call_is_refused_in_threads_children_and_programs(under: Run, nnp: boo
     assert done.stdout == "mkdir: 123\nthread: 123\nchild: 123\nexecuted: 123\n", done.stderr
 
 
+def test_a_first_process_ends_by_its_own_fault(under: Run) -> None:
+    """Linux 4.15 keeps a traced one alive: it would make the fault again for ever."""
+    done = under("fault", rule("ERRNO", "mkdir"))
+    assert done.returncode in (139, 137), done.stderr  # 137 under a tracer
+
+
 def test_no_child_escapes_it(under: Run) -> None:
     done = under("untraced", rule("ERRNO", "mkdir", "mkdirat", errnoRet=123))
     assert done.stdout in ("child: 123\ndone\n", "done\n"), done.stderr

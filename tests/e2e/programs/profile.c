@@ -47,6 +47,8 @@ int main(int count, char **words)
         waitpid(pid, NULL, 0);
     } else if (!strcmp(what, "again")) {
         printf("executed: %d\n", mkdir("/tmp/x", 0700) ? errno : 0);
+    } else if (!strcmp(what, "fault")) {
+        *(volatile int *)8 = 1;
     } else if (!strcmp(what, "untraced")) {
         long pid = syscall(SYS_clone, 0x00800000 | SIGCHLD, 0, 0, 0, 0); /* CLONE_UNTRACED */
         if (pid == 0) {
