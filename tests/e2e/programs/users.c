@@ -291,6 +291,10 @@ static void untraced(const char *secret)
     const long flag = 0x00800000;
     int status;
     for (int table = 0; table < 2; table++) {
+        if (fork()) { /* a kernel without the calls of i386 ends who makes one */
+            wait(NULL);
+            continue;
+        }
         long child = table ? i386(120, flag | SIGCHLD, 0, 0) : syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0);
         if (child == 0) {
             struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -301,6 +305,7 @@ static void untraced(const char *secret)
         }
         if (child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 9)
             printf("secret READ\n");
+        _exit(0);
     }
     gid_t ids[3] = {9, 9, 9};
     long result;
