@@ -161,6 +161,7 @@ CAPABILITIES = (
     "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
 CAP_SETPCAP = 8
+CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 
 # <asm-generic/resource.h>: the name's place is the resource's number (alpha, mips and sparc differ; joey runs on none).

@@ -218,6 +218,19 @@ _TABLE = (
                   "what the container writes is in an image file beside the bundle (joey-quota/), a copy of the "
                   "directories as they were, made at the first start"),
     ),
+    Feature(
+        "network.bridge", "a network by a bridge of the host", False,
+        Mechanism("veth", ("place.net-admin", "net.bridge", "net.veth", "net.move-by-pid")),
+    ),
+    Feature(
+        "network.nat", "a way from its bridge to beyond the host", False,
+        *(Mechanism(tool, (f"place.{tool}",)) for tool in ("iptables", "iptables-legacy", "nft")),
+        Mechanism("none", (), "it reaches its host and its neighbours on the bridge, nothing beyond them"),
+    ),
+    Feature(
+        "network.cni", "a network by CNI plugins", False,
+        Mechanism("plugins", ("place.net-admin", "setns.net", "place.cni")),
+    ),
     Feature("fs.proc", "a proc file system of its own", False, Mechanism("native", ("fs.proc",))),
     Feature("fs.devpts", "terminals of its own", False, Mechanism("native", ("fs.devpts-newinstance",))),
     Feature(

@@ -171,6 +171,11 @@ def _parent_steps(
     if versions:
         out.append(parent.JoinCgroup(cgroup, clone, versions))
         out.append(parent.Release(clone, "go on, now that it is in its cgroups"))
+    if bundle.networks:
+        from .steps.network import AttachNetworks
+
+        out.append(AttachNetworks(clone, state, bundle.networks, plan.mechanism("network.nat")))
+        out.append(parent.Release(clone, "go on, now that it is attached to its networks"))
     early = [(kind, bundle.hooks(kind)) for kind in ("prestart", "createRuntime") if bundle.hooks(kind)]
     if early:
         out.append(parent.Await(clone, b"mounted"))
@@ -243,6 +248,11 @@ def _child_steps(
         out.append(process.NameHost(bundle.config.get("hostname", ""), bundle.config.get("domainname", "")))
     if bundle.creates("network"):
         out.append(process.RaiseLoopback())
+    if bundle.networks:
+        from .steps.network import HandOverNetwork
+
+        out.append(HandOverNetwork(channel))
+        placed = [*placed, process.WaitForParent(channel)]  # the network is set up while the child builds its root
     if options.new_keyring and plan.mechanism("session-keyring") == "native":
         out.append(process.NewKeyring(state.id))
     mounts, read_only = _mount_steps(bundle, plan, state, root, "cgroup" in late, extra, images)

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..compat.network.words import Network
     from ..compat.tracing.tracer import Options as TracerOptions
     from .quota import DiskQuota
     from .users import HostIds
@@ -42,6 +43,7 @@ class Bundle:
         "created_process",
         "linux",
         "namespaces",
+        "networks",
         "path",
         "process",
         "quota",
@@ -58,6 +60,7 @@ class Bundle:
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
+        self.networks: list[Network] = []  # what its network namespace is attached to, beside its loopback
         self.quota: DiskQuota | None = None  # limits of its directories
         self.tracing: TracerOptions | None = None  # how its processes are traced, where they are
         self.users: HostIds | None = None  # where its user namespace is emulated

@@ -1,7 +1,7 @@
 """The socket between joey and a starting container: one message a packet.
 
-Child to parent: b"mounted", b"ready", b"console" and b"listener" with a descriptor, b"error" and JSON, b"exec" and
-the errno of a failed exec. Parent to child: b"go".
+Child to parent: b"mounted", b"ready", b"console", b"listener" and b"network" with a descriptor, b"error" and JSON,
+b"exec" and the errno of a failed exec. Parent to child: b"go".
 End of file from the child is a successful exec (the socket is close-on-exec); end of file from the parent means that
 joey died: the child ends itself.
 """
@@ -26,14 +26,14 @@ EXEC_FAILED = b"exec"  # and the errno; the machine code of compat/execstub.py w
 class Channel:
     """Both ends of a SOCK_SEQPACKET pair; after the clone each side keeps one."""
 
-    __slots__ = ("_child", "_parent", "_unread", "master", "on_listener", "program", "socket")
+    __slots__ = ("_child", "_parent", "_unread", "master", "program", "socket", "takes")
 
     def __init__(self) -> None:
         self._parent, self._child = _pair()
         self.socket = self._parent
         self._unread = False  # the child ended without having read all that was sent to it
         self.master = -1  # the terminal's master, once the child sent it
-        self.on_listener: Callable[[int], None] | None = None  # takes the seccomp listener's descriptor
+        self.takes: dict[bytes, Callable[[int], None] | None] = {}  # who is given the descriptor that comes with a word
         self.program: Callable[[], str] = lambda: ""  # the name of what is executed, for the message of a failure
 
     @classmethod
@@ -43,7 +43,7 @@ class Channel:
         channel._parent = channel._child = channel.socket = socket
         channel._unread = False
         channel.master = -1
-        channel.on_listener = None
+        channel.takes = {}
         channel.program = lambda: ""
         return channel
 
@@ -131,10 +131,10 @@ class Channel:
         if message == b"console" and fd >= 0 and self.master < 0:
             self.master = fd
         elif fd >= 0:
-            forward, self.on_listener = self.on_listener if message == b"listener" else None, None
+            take = self.takes.pop(message, None)
             try:
-                if forward:
-                    forward(fd)
+                if take:
+                    take(fd)
             finally:
                 os.close(fd)
         if message.startswith(b"error"):

@@ -32,7 +32,7 @@ def start(container: State) -> None:
         if container.listener:
             from .listener import forwarder
 
-            channel.on_listener = forwarder(container.config(), container, lambda: container.pid, "created")
+            channel.takes[b"listener"] = forwarder(container.config(), container, lambda: container.pid, "created")
         channel.switch(terminal.connect_unix(path))
         os.unlink(path)  # connected is started, whatever becomes of this joey
         try:
@@ -91,6 +91,10 @@ def take_down(container: State) -> None:
             from .steps.quotas import lift
 
             lift(container)
+        if container.networks:
+            from . import network
+
+            network.take_down(container)
         hooks = _poststop_hooks(container)
         had_process = container.pid != 0
         container.forget()

@@ -103,7 +103,7 @@ def listen_for_seccomp(start: Start, bundle: Bundle, state: State, status: str) 
     if (bundle.linux.get("seccomp") or {}).get("listenerPath"):
         from .listener import forwarder
 
-        start.channel.on_listener = forwarder(bundle, state, lambda: start.clone.pid, status)
+        start.channel.takes[b"listener"] = forwarder(bundle, state, lambda: start.clone.pid, status)
 
 
 def release(channel: Channel) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 QUOTA_ANNOTATION = "io.joey.disk-quota"
+NETWORK_ANNOTATION = "io.joey.network"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
     "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",
@@ -57,6 +58,11 @@ def needs(bundle: Bundle) -> list[Need]:
 def quota_words(bundle: Bundle) -> list[str]:
     """The disk quotas that a bundle asks for by its annotation, as `--disk-quota` has them; ";" between two."""
     return bundle.annotations.get(QUOTA_ANNOTATION, "").replace(";", " ").split()
+
+
+def network_words(bundle: Bundle) -> list[str]:
+    """The networks that a bundle asks for by its annotation, as `--network` has them; ";" between two."""
+    return bundle.annotations.get(NETWORK_ANNOTATION, "").replace(";", " ").split()
 
 
 def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:

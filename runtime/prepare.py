@@ -42,6 +42,9 @@ def restore(
 ) -> State:
     """Make a container from a checkpoint by the CRIU command line `call`. On failure nothing is left behind."""
     from .placing import is_born_in_v2
+
+    if bundle.networks:
+        raise UsageError("a container with networks of joey's can't be restored")
     from .steps.restoring import RestoreByCriu
 
     made, held = state.create(root, container, bundle)

@@ -47,7 +47,7 @@ class State:
 
     __slots__ = (
         "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
-        "mechanisms", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
+        "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -68,6 +68,7 @@ class State:
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self.sigstopped = False  # paused, by a signal to each process
         self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
+        self.networks: list[dict[str, Any]] = []  # what was changed on the host for each, to be taken back
         self._config: bundles.Bundle | None = None
 
     def set_plan(self, plan: Plan) -> None:
@@ -100,6 +101,7 @@ class State:
             "agent": self.agent,
             "sigstopped": self.sigstopped,
             "quotas": self.quotas,
+            "networks": self.networks,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -130,6 +132,11 @@ class State:
         """The state as the runtime-spec prints it and hooks get it; losses are annotations."""
         status = status or self.status()
         annotations = dict(self.annotations)
+        for entry in self.networks:
+            via = f" via {entry['gateway']}" if entry.get("gateway") else ""
+            annotations[f"io.joey.link.{entry['link']}"] = (
+                f"{entry.get('shown', '')}{via}, {entry['kind']} {entry['name']}"
+            )
         for feature, lost in self.losses.items():
             annotations[f"io.joey.lost.{feature}"] = lost
         return {
@@ -275,6 +282,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.agent = value.get("agent", [0, 0])
     state.sigstopped = value.get("sigstopped", False)
     state.quotas = value.get("quotas", [])
+    state.networks = value.get("networks", [])
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

@@ -20,6 +20,13 @@ def test_generated_pages_are_up_to_date(page: str, tmp_path: Path) -> None:
     assert (tmp_path / page).read_text() == (TOP / "docs" / page).read_text(), "run tools/gen_docs"
 
 
+def test_ladders_of_features_are_up_to_date(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(TOP / "tools" / "gen_docs"), str(tmp_path)], check=True)
+    for path in (TOP / "docs" / "features").glob("*.md"):
+        assert (tmp_path / "features" / path.name).read_text() == path.read_text(), "run tools/gen_docs"
+        assert "| mechanism |" in path.read_text(), f"{path.name} has no ladder"
+
+
 @pytest.mark.parametrize(
     "page", sorted(TOP.glob("*.md")) + sorted((TOP / "docs").rglob("*.md")), ids=lambda page: page.name
 )

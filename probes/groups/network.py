@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Callable
@@ -62,10 +63,18 @@ def _link(kind: str) -> Callable[[], Answer]:
 
 for _kind, _cost in (
     ("veth", "no network of its own but lo"),
-    ("bridge", "no bridge network"),
     ("dummy", "nothing for containers"),
 ):
     GROUP.probe(f"net.{_kind}", f"RTM_NEWLINK {_kind}", _cost)(_link(_kind))
+
+
+@GROUP.probe("net.bridge", "ioctl(SIOCBRADDBR)", "no bridge network")
+def bridge() -> Answer:
+    """By its ioctl, which every kernel has; netlink makes bridges since Linux 2.6.38."""
+    _own_network()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock.fileno(), 0x89A0, b"probe0\0")
+    return None
 
 
 def _on_dummy(kind: str) -> Callable[[], Answer]:

@@ -9,7 +9,7 @@ from ...probes.plan import Plan
 from .. import bundle as bundles
 from ..options import Arguments, Command, Option
 from ..tables import Table
-from .planning import BUNDLE_OPTION, PLAN_OPTIONS, QUOTA_OPTION, plan_container
+from .planning import BUNDLE_OPTION, NETWORK_OPTION, PLAN_OPTIONS, QUOTA_OPTION, plan_container
 
 
 def run(arguments: Arguments) -> int:
@@ -51,6 +51,7 @@ COMMAND = Command(
         Option("--report", "FILE", "plan for the kernel of this saved report instead of this machine's"),
         Option("--json", "", "print JSON"),
         QUOTA_OPTION,
+        NETWORK_OPTION,
         *PLAN_OPTIONS,
     ),
     detail="Exit status 0 when the bundle can run there, 1 when something is refused. `joey run` follows this plan.",

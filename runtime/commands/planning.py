@@ -11,7 +11,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import copy_needs, needs, quota_words
+from ..needs import copy_needs, needs, network_words, quota_words
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -24,6 +24,12 @@ QUOTA_OPTION = Option(
     "--disk-quota",
     "[DIRS=]SIZE",
     "limit the root file system, or what is bound at DIRS (/data, /&/data for one pool, a pattern); may be repeated",
+    many=True,
+)
+NETWORK_OPTION = Option(
+    "--network",
+    "NETWORK",
+    "none, bridge, cni,name=LIST; bridge[,name=,subnet=,address=,gateway=,mac=,mtu=,nat=off,link=]; may be repeated",
     many=True,
 )
 PLAN_OPTIONS = (
@@ -78,6 +84,11 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
         from ..quota import with_quota
 
         report, more = with_quota(report, bundle, words)
+        wanted += more
+    if words := arguments.many("network") or network_words(bundle):
+        from ..network import with_networks
+
+        report, more = with_networks(report, bundle, words)
         wanted += more
     made = plan(report, wanted, policy, forced)
     if made.mechanism("enter") == "agent" and (more := copy_needs(bundle)):

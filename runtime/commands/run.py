@@ -16,6 +16,7 @@ from ..steps import Step
 from .common import root_of
 from .planning import (
     BUNDLE_OPTION,
+    NETWORK_OPTION,
     PLAN_OPTIONS,
     QUOTA_OPTION,
     plan_container_here,
@@ -32,6 +33,7 @@ CREATE_OPTIONS = (
     Option("--no-new-keyring", "", "keep the caller's session keyring"),
     Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
     QUOTA_OPTION,
+    NETWORK_OPTION,
     Option("--dry-run", "", "print the steps and do nothing"),
     *PLAN_OPTIONS,
 )
