@@ -219,6 +219,18 @@ _TABLE = (
                   "directories as they were, made at the first start"),
     ),
     Feature(
+        "layers", "a root file system made of layers", False,
+        Mechanism("overlay", ("place.overlay",)),
+        Mechanism("fuse-overlayfs", ("place.fuse-overlayfs",),
+                  "a process of fuse-overlayfs serves every access to the root: each costs more"),
+        Mechanism("btrfs-snapshot", ("place.btrfs-snapshot",)),
+        Mechanism("reflink", ("place.reflink",)),
+        Mechanism("hard-links", ("place.hard-links",),
+                  "/usr, /bin, /sbin, /lib* and /boot are shared with the layers and read-only; the rest is copied at "
+                  "the first start"),
+        Mechanism("copy", ("place.copy",)),
+    ),
+    Feature(
         "network.bridge", "a network by a bridge of the host", False,
         Mechanism("veth", ("place.net-admin", "net.bridge", "net.veth", "net.move-by-pid")),
     ),

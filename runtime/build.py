@@ -98,9 +98,19 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.cgroup = state.cgroup
     quotas, images = quota_steps(bundle, plan, state)
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener, images)
-    before: list[Step] = [*quotas, by_parent] if by_parent else quotas
+    before: list[Step] = [*quotas, *layer_steps(bundle, plan, state), *([by_parent] if by_parent else [])]
     before += _id_mapped(bundle, child)
     return Start(tuple(_parent_steps(bundle, plan, state, clone, before, images)), tuple(child), channel, clone)
+
+
+def layer_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
+    """The parent's step that mounts layers; what is made in one directory is there by now (planning.py)."""
+    from_layers = plan.mechanism("layers")
+    if bundle.layers is None or from_layers not in ("overlay", "fuse-overlayfs"):
+        return []
+    from .steps.layers import MountLayers
+
+    return [MountLayers(bundle.layers, state)]
 
 
 def quota_steps(bundle: Bundle, plan: Plan, state: State) -> tuple[list[Step], MakeImages | None]:
@@ -337,6 +347,10 @@ def _enter_steps(
         out.append(process.RunContainerHooks("createContainer", bundle.hooks("createContainer"), state.oci("creating")))
     if bundle.linux.get("readonlyPaths"):
         out.append(rootfs.ProtectPaths(root, bundle.linux["readonlyPaths"]))
+    if plan.mechanism("layers") == "hard-links":
+        from ..compat.layers.tree import PROGRAMS
+
+        out.append(rootfs.ProtectPaths(root, [f"/{name}" for name in PROGRAMS]))
     if bundle.linux.get("maskedPaths"):
         out.append(rootfs.MaskPaths(root, bundle.linux["maskedPaths"]))
     if extra:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..compat.network.words import Network
     from ..compat.tracing.tracer import Options as TracerOptions
+    from .layers import Layers
     from .quota import DiskQuota
     from .users import HostIds
 
@@ -41,6 +42,7 @@ class Bundle:
     __slots__ = (
         "config",
         "created_process",
+        "layers",
         "linux",
         "namespaces",
         "networks",
@@ -60,6 +62,7 @@ class Bundle:
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
+        self.layers: Layers | None = None  # what its root is made of
         self.networks: list[Network] = []  # what its network namespace is attached to, beside its loopback
         self.quota: DiskQuota | None = None  # limits of its directories
         self.tracing: TracerOptions | None = None  # how its processes are traced, where they are

@@ -95,6 +95,10 @@ def take_down(container: State) -> None:
             from . import network
 
             network.take_down(container)
+        if container.layers:
+            from . import layers
+
+            layers.unmount(container)
         hooks = _poststop_hooks(container)
         had_process = container.pid != 0
         container.forget()

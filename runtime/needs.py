@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 QUOTA_ANNOTATION = "io.joey.disk-quota"
 NETWORK_ANNOTATION = "io.joey.network"
+LAYERS_ANNOTATION = "io.joey.layers"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
     "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",
@@ -58,6 +59,11 @@ def needs(bundle: Bundle) -> list[Need]:
 def quota_words(bundle: Bundle) -> list[str]:
     """The disk quotas that a bundle asks for by its annotation, as `--disk-quota` has them; ";" between two."""
     return bundle.annotations.get(QUOTA_ANNOTATION, "").replace(";", " ").split()
+
+
+def layer_words(bundle: Bundle) -> list[str]:
+    """The layers that a bundle asks for by its annotation, lowest first; ";" between two."""
+    return [word for word in bundle.annotations.get(LAYERS_ANNOTATION, "").split(";") if word]
 
 
 def network_words(bundle: Bundle) -> list[str]:

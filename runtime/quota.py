@@ -48,7 +48,7 @@ def disk_quota(bundle: Bundle, words: list[str]) -> DiskQuota:
 
     Raises UsageError for words that are none, or mean nothing here.
     """
-    sources = {"/": bundle.rootfs}
+    sources = {"/": bundle.layers.writable if bundle.layers else bundle.rootfs}
     for entry in bundle.mounts:
         place = "/" + os.path.normpath(entry["destination"]).strip("/")
         source = entry.get("source") or ""
@@ -131,6 +131,8 @@ def _images(report: KernelReport, bundle: Bundle) -> str:
         return "a plain user can't mount it"
     if "user" in bundle.namespaces:
         return "a process of a user namespace can't mount it"
+    if bundle.layers:
+        return "its root is made of layers"
     if not report.works("device.loop"):
         return report.evidence("device.loop")
     return "" if images.maker() else "there is no mkfs.ext4 and no mke2fs"

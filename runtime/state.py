@@ -46,8 +46,8 @@ class State:
     """One container's record. `folder` is its place under --root."""
 
     __slots__ = (
-        "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "listener", "losses",
-        "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
+        "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "layers", "listener",
+        "losses", "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -68,6 +68,7 @@ class State:
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self.sigstopped = False  # paused, by a signal to each process
         self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
+        self.layers = ""  # the root, where layers are mounted on it for the container
         self.networks: list[dict[str, Any]] = []  # what was changed on the host for each, to be taken back
         self._config: bundles.Bundle | None = None
 
@@ -102,6 +103,7 @@ class State:
             "sigstopped": self.sigstopped,
             "quotas": self.quotas,
             "networks": self.networks,
+            "layers": self.layers,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -283,6 +285,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.sigstopped = value.get("sigstopped", False)
     state.quotas = value.get("quotas", [])
     state.networks = value.get("networks", [])
+    state.layers = value.get("layers", "")
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

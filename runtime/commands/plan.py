@@ -9,7 +9,11 @@ from ...probes.plan import Plan
 from .. import bundle as bundles
 from ..options import Arguments, Command, Option
 from ..tables import Table
-from .planning import BUNDLE_OPTION, NETWORK_OPTION, PLAN_OPTIONS, QUOTA_OPTION, plan_container
+from .planning import BUNDLE_OPTION, LAYER_OPTION, NETWORK_OPTION, PLAN_OPTIONS, QUOTA_OPTION, plan_container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..layers import Layers
 
 
 def run(arguments: Arguments) -> int:
@@ -20,6 +24,8 @@ def run(arguments: Arguments) -> int:
         print(jsonio.dumps(made.as_json()))
     else:
         _print(made)
+        if bundle.layers and not bundle.layers.record():
+            _print_costs(bundle, bundle.layers)
     return 1 if made.refusals else 0
 
 
@@ -42,6 +48,15 @@ def _print(made: Plan) -> None:
         print(f"The bundle runs there: {len(made.choices)} features{lost}.")
 
 
+def _print_costs(bundle: bundles.Bundle, layers: Layers) -> None:
+    from ..layers import costs
+
+    table = Table("What making its root costs, before the first start", "by", "files", "MB", "seconds, about")
+    for name, count, size, seconds in costs(bundle, layers):
+        table.add(name, str(count), f"{size / 1e6:.1f}", f"{seconds:.1f}")
+    table.print()
+
+
 COMMAND = Command(
     "plan",
     "show which mechanism a bundle would get for each feature, and why",
@@ -50,6 +65,7 @@ COMMAND = Command(
         BUNDLE_OPTION,
         Option("--report", "FILE", "plan for the kernel of this saved report instead of this machine's"),
         Option("--json", "", "print JSON"),
+        LAYER_OPTION,
         QUOTA_OPTION,
         NETWORK_OPTION,
         *PLAN_OPTIONS,

@@ -11,7 +11,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import copy_needs, needs, network_words, quota_words
+from ..needs import copy_needs, layer_words, needs, network_words, quota_words
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -24,6 +24,12 @@ QUOTA_OPTION = Option(
     "--disk-quota",
     "[DIRS=]SIZE",
     "limit the root file system, or what is bound at DIRS (/data, /&/data for one pool, a pattern); may be repeated",
+    many=True,
+)
+LAYER_OPTION = Option(
+    "--layer",
+    "DIR",
+    "make the root file system of directories, the lowest first; root.path is to be empty or missing; may be repeated",
     many=True,
 )
 NETWORK_OPTION = Option(
@@ -67,20 +73,22 @@ def plan_here(needs: list[Need], arguments: Arguments, forced: dict[str, str] | 
     return made
 
 
-def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelReport) -> Plan:
+def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelReport, make_root: bool = False) -> Plan:
     """The plan of a whole container on the machine of a report; its refusals are left in it.
 
-    Its programs are looked at only where the kernel lacks something they could take for granted.
+    Its programs are looked at only where the kernel lacks something they could take for granted: `make_root` has a root
+    of layers made before, if it is to be made at all.
     """
     policy, forced = policy_of(arguments), forced_of(arguments)
+    report, layered = root_of_layers(bundle, arguments, report, make_root)
     report, more = emulated_users(bundle, report, policy, forced)
-    wanted = [*needs(bundle), *more]
+    wanted = [*layered, *needs(bundle), *more]
     if any(report.lacks(finding) for finding in VITAL):
         from ..programs import with_programs
 
         report, more = with_programs(report, bundle)
         wanted += more
-    if words := [*quota_words(bundle), *arguments.many("disk-quota")]:
+    if words := asked_quotas(bundle, arguments):
         from ..quota import with_quota
 
         report, more = with_quota(report, bundle, words)
@@ -95,6 +103,32 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
         # joey's interpreter stays in the container, with processes that may trace it
         made = plan(report, [*wanted, *more], policy, forced)
     return made
+
+
+def root_of_layers(
+    bundle: bundles.Bundle, arguments: Arguments, report: KernelReport, make_it: bool
+) -> tuple[KernelReport, list[Need]]:
+    """Where the bundle's root is made of layers: the report with the ways for that, and the need."""
+    words = arguments.many("layer") or layer_words(bundle)
+    if not words:
+        return report, []
+    from .. import layers
+
+    policy, forced = policy_of(arguments), forced_of(arguments)
+    wanted = forced.get(layers.FEATURE, "" if make_it else "*")
+    report, more = layers.with_layers(report, bundle, words, wanted, bool(asked_quotas(bundle, arguments)))
+    assert bundle.layers
+    made = plan(report, more, policy, forced)
+    bundle.layers.by = made.mechanism(layers.FEATURE)
+    if make_it:
+        made.require()
+        if bundle.layers.by not in layers.MOUNTED:
+            layers.make(bundle.layers)
+    return report, more
+
+
+def asked_quotas(bundle: bundles.Bundle, arguments: Arguments) -> list[str]:
+    return [*quota_words(bundle), *arguments.many("disk-quota")]
 
 
 def emulated_users(
@@ -124,9 +158,9 @@ def emulated_users(
     return report.with_findings(NO_DEVICES), [need]
 
 
-def plan_container_here(bundle: bundles.Bundle, arguments: Arguments) -> Plan:
+def plan_container_here(bundle: bundles.Bundle, arguments: Arguments, make_root: bool) -> Plan:
     """The same for this machine, by its cached report; refusals raise PlanRefused."""
-    made = plan_container(bundle, arguments, cached_or_probed())
+    made = plan_container(bundle, arguments, cached_or_probed(), make_root)
     made.require()
     trace_as_chosen(made.mechanism, bundle)
     return made

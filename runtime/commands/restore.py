@@ -20,7 +20,7 @@ def run(arguments: Arguments) -> int:
     bundles.check_rootfs(bundle)
     criu.refuse_what_it_can_not(bundle)
     images, work = criu.folder_of(arguments, create=False)
-    plan = plan_container_here(bundle, arguments)
+    plan = plan_container_here(bundle, arguments, make_root=True)
     say_losses(plan)
     detach = arguments.switch("detach")
     foreground = None if detach else Foreground(subreaper=not arguments.switch("no-subreaper"))

@@ -10,12 +10,14 @@ from .. import bundle as bundles
 from .. import container, launch, log, prepare
 from ..build import Options, steps
 from ..launch import Start
+from ..needs import layer_words
 from ..options import Arguments, Command, Option
 from ..state import State, check_id
 from ..steps import Step
 from .common import root_of
 from .planning import (
     BUNDLE_OPTION,
+    LAYER_OPTION,
     NETWORK_OPTION,
     PLAN_OPTIONS,
     QUOTA_OPTION,
@@ -32,6 +34,7 @@ CREATE_OPTIONS = (
     Option("--no-pivot", "", "change the root by MS_MOVE and chroot (for a root on the initial ramfs)"),
     Option("--no-new-keyring", "", "keep the caller's session keyring"),
     Option("--preserve-fds", "N", "pass N more descriptors than the standard three", default="0"),
+    LAYER_OPTION,
     QUOTA_OPTION,
     NETWORK_OPTION,
     Option("--dry-run", "", "print the steps and do nothing"),
@@ -45,8 +48,9 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     check_id(name)
     path = arguments.text("bundle")
     bundle = bundles.load(path)
-    bundles.check_rootfs(bundle)
-    plan = plan_container_here(bundle, arguments)
+    if not arguments.many("layer") and not layer_words(bundle):
+        bundles.check_rootfs(bundle)
+    plan = plan_container_here(bundle, arguments, make_root=not arguments.switch("dry-run"))
     if not arguments.switch("dry-run"):
         seal(plan)
     say_unknown_capabilities(bundle)

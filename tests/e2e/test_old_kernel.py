@@ -320,6 +320,51 @@ def test_a_machine_without_a_kernel_or_a_job_says_so(tmp_path: Path) -> None:
     assert shutil.which("qemu-system-x86_64")
 
 
+def test_layers_without_overlay(tmp_path: Path) -> None:
+    """Layers on XFS: by hard links that keep them as they are; with a quota, which counts what is written, by copy."""
+    image = tmp_path / "images" / "xfs"
+    image.parent.mkdir()
+    with image.open("w") as file:
+        file.truncate(400 << 20)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=0", str(image)], check=True)
+    script = "cat /etc/motd; ls /etc; echo x >> /usr/big || echo refused; dd if=/dev/zero of=/opt/x bs=1M count=60 2>&1 | grep -c 'No space'"
+    job = (
+        "mkdir /x; mount -o loop,prjquota /images/xfs /x; mkdir -p /x/base/bin /x/base/etc /x/base/usr /x/base/opt /x/top/etc\n"
+        "cp /bin/busybox /x/base/bin; for a in sh cat ls dd grep; do ln -s busybox /x/base/bin/$a; done\n"
+        "echo base > /x/base/etc/motd; echo gone > /x/base/etc/gone; dd if=/dev/zero of=/x/base/usr/big bs=1M count=8 2>/dev/null\n"
+        "echo top > /x/top/etc/motd; mknod /x/top/etc/gone c 0 0\n"
+        + bundle("sh", "-c", script, root="/x/base")
+        + "umount /b/rootfs\n"
+        "for words in '' '--disk-quota 20M'; do\n"
+        '    rm -rf /x/b; mkdir /x/b; cp /b/config.json /x/b; words="--layer /x/base --layer /x/top $words"\n'
+        "    joey plan -b /x/b $words | grep -E -o '^ +(layers|disk-quota) +[a-z-]+'\n"
+        "    joey run -b /x/b $words l 2>&1 | grep -v warning; joey run -b /x/b $words l 2>/dev/null | head -1; stat -c %h /x/base/usr/big\n"
+        "done; cat /x/base/etc/motd\n"
+    )
+    status, output = boot(tmp_path, job, f"{image.parent}=/images")
+    assert status == 0, output
+    assert [" ".join(line.split()) for line in output.splitlines() if line.strip()] == [
+        "layers hard-links",
+        "joey: making /x/b/rootfs of 2 layers by hard-links",
+        "top",
+        "motd",
+        "sh: can't create /usr/big: Read-only file system",
+        "refused",
+        "0",
+        "top",
+        "2",
+        "layers copy",
+        "disk-quota project-quota",
+        "joey: making /x/b/rootfs of 2 layers by copy",
+        "top",
+        "motd",
+        "1",
+        "top",
+        "1",
+        "base",
+    ]
+
+
 IPTABLES = """
 cat > /usr/sbin/iptables-legacy <<'END'
 #!/bin/sh
@@ -361,8 +406,7 @@ def test_networks(tmp_path: Path) -> None:
     )
     status, output = boot(tmp_path, job, f"{debian('bookworm', ['iptables'])}=/rootfs")
     assert status == 0, output
-    words = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
-    assert words == [
+    assert [" ".join(line.split()) for line in output.splitlines() if line.strip()] == [
         "network.bridge veth",
         "network.nat iptables-legacy",
         "inet 10.71.0.3/24",
