@@ -231,6 +231,14 @@ _TABLE = (
         Mechanism("copy", ("place.copy",)),
     ),
     Feature(
+        "views", "its own memory, CPUs, load and uptime in /proc", False,
+        Mechanism("lxcfs", ("place.lxcfs",)),
+        Mechanism("lxcfs-started", ("place.lxcfs-start",)),
+        Mechanism("fuse", ("place.view-server",),
+                  "a process of joey's serves them: when it is killed they can't be read any more"),
+        Mechanism("files", (), "they are up to a second old"),
+    ),
+    Feature(
         "network.bridge", "a network by a bridge of the host", False,
         Mechanism("veth", ("place.net-admin", "net.bridge", "net.veth", "net.move-by-pid")),
     ),

@@ -98,6 +98,10 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.cgroup = state.cgroup
     quotas, images = quota_steps(bundle, plan, state)
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener, images)
+    if by := plan.mechanism("views"):
+        from .steps.views import PrepareViews
+
+        quotas.append(PrepareViews(state, bundle, by))
     before: list[Step] = [*quotas, *layer_steps(bundle, plan, state), *([by_parent] if by_parent else [])]
     before += _id_mapped(bundle, child)
     return Start(tuple(_parent_steps(bundle, plan, state, clone, before, images)), tuple(child), channel, clone)
@@ -324,6 +328,10 @@ def _mount_steps(
         out.append(step)
         if entry.get("type") == "tmpfs" and MountOptions(entry.get("options") or []).flags & MS_RDONLY:
             read_only.append(step.destination)
+    if plan.mechanism("views"):
+        from .steps.views import ShowViews
+
+        out.append(ShowViews(root, state))
     dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
     if not dev_is_bound:
         by = plan.mechanism("device-nodes")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 QUOTA_ANNOTATION = "io.joey.disk-quota"
 NETWORK_ANNOTATION = "io.joey.network"
 LAYERS_ANNOTATION = "io.joey.layers"
+VIEW_ANNOTATION = "io.joey.views"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
     "SECCOMP_FILTER_FLAG_LOG": "seccomp.log-flag",

@@ -47,7 +47,7 @@ class State:
 
     __slots__ = (
         "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "layers", "listener",
-        "losses", "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid",
+        "losses", "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid", "views",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -68,6 +68,7 @@ class State:
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self.sigstopped = False  # paused, by a signal to each process
         self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
+        self.views: dict[str, str] = {}  # by which mechanism it sees its own figures in /proc, and where they are
         self.layers = ""  # the root, where layers are mounted on it for the container
         self.networks: list[dict[str, Any]] = []  # what was changed on the host for each, to be taken back
         self._config: bundles.Bundle | None = None
@@ -104,6 +105,7 @@ class State:
             "quotas": self.quotas,
             "networks": self.networks,
             "layers": self.layers,
+            "views": self.views,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -286,6 +288,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.quotas = value.get("quotas", [])
     state.networks = value.get("networks", [])
     state.layers = value.get("layers", "")
+    state.views = value.get("views", {})
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

@@ -9,7 +9,15 @@ from ...probes.plan import Plan
 from .. import bundle as bundles
 from ..options import Arguments, Command, Option
 from ..tables import Table
-from .planning import BUNDLE_OPTION, LAYER_OPTION, NETWORK_OPTION, PLAN_OPTIONS, QUOTA_OPTION, plan_container
+from .planning import (
+    BUNDLE_OPTION,
+    LAYER_OPTION,
+    NETWORK_OPTION,
+    PLAN_OPTIONS,
+    QUOTA_OPTION,
+    VIEWS_OPTION,
+    plan_container,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,6 +75,7 @@ COMMAND = Command(
         Option("--json", "", "print JSON"),
         LAYER_OPTION,
         QUOTA_OPTION,
+        VIEWS_OPTION,
         NETWORK_OPTION,
         *PLAN_OPTIONS,
     ),

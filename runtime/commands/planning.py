@@ -11,7 +11,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import copy_needs, layer_words, needs, network_words, quota_words
+from ..needs import VIEW_ANNOTATION, copy_needs, layer_words, needs, network_words, quota_words
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ QUOTA_OPTION = Option(
     "limit the root file system, or what is bound at DIRS (/data, /&/data for one pool, a pattern); may be repeated",
     many=True,
 )
+VIEWS_OPTION = Option("--views", "", "have /proc show the container's own memory, CPUs, load and uptime")
 LAYER_OPTION = Option(
     "--layer",
     "DIR",
@@ -97,6 +98,11 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
         from ..network import with_networks
 
         report, more = with_networks(report, bundle, words)
+        wanted += more
+    if arguments.switch("views") or bundle.annotations.get(VIEW_ANNOTATION) == "on":
+        from ..views import with_views
+
+        report, more = with_views(report, arguments.switch("views"))
         wanted += more
     made = plan(report, wanted, policy, forced)
     if made.mechanism("enter") == "agent" and (more := copy_needs(bundle)):

@@ -425,3 +425,19 @@ def test_networks(tmp_path: Path) -> None:
 def in_s(text: str) -> str:
     """A job's bundle in /s instead of /b."""
     return text.replace("/b/", "/s/").replace("--bundle /b", "--bundle /s")
+
+
+def test_views(tmp_path: Path) -> None:
+    """free, nproc's file and uptime show the container, by the kernel's own FUSE protocol of that time and by files."""
+    change = 'c["linux"]["resources"]["memory"] = {"limit": 96 << 20}'
+    script = "sleep 3; free -k | head -2; cat /proc/uptime /sys/devices/system/cpu/online; ps -o comm= -p 1; grep -c '^cpu[0-9]' /proc/stat"
+    job = bundle("sh", "-c", script, change=change)
+    for way in ("fuse", "files"):
+        job += f"echo '## {way}'; joey run --views --force views={way} -b /b seen 2>/dev/null; ls /run/joey-views; grep -c views /proc/mounts\n"
+    status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
+    assert status == 1, output  # of the last grep
+    for part in output.split("## ")[1:]:
+        lines = [line.split() for line in part.splitlines()]
+        assert lines[2][:2] == ["Mem:", str(96 << 10)], part
+        assert 2 < float(lines[3][0]) < 60, part
+        assert [line[0] for line in lines[4:]] == ["0", "sh", "1", "0"], part
