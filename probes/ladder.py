@@ -78,9 +78,9 @@ def _controller(name: str, title: str, *without: Mechanism) -> Feature:
     )
 
 
-def _knob(finding: str, title: str) -> Feature:
+def _knob(finding: str, title: str, *without: Mechanism) -> Feature:
     none = Mechanism("none", (), f"no {title} is applied", weaker=True)
-    return Feature(finding, title, True, Mechanism("native", (finding,)), none)
+    return Feature(finding, title, True, Mechanism("native", (finding,)), *(without or (none,)))
 
 
 _DEVICE_RULES = (
@@ -380,7 +380,12 @@ _TABLE = (
     _controller("net_cls", "network class"),
     _controller("net_prio", "network priority"),
     _controller("rdma", "RDMA limit"),
-    _knob("cgroup.cpu.quota", "CPU quota"),
+    _knob(
+        "cgroup.cpu.quota", "CPU quota",
+        Mechanism("watcher", ("fs.proc",),
+                  "its processes are stopped by a signal, some twenty times a second, while they have used more: their "
+                  "parents may notice", weaker=True),
+    ),
     _knob("cgroup.cpu.burst", "CPU burst"),
     _knob("cgroup.cpu.idle", "idle CPU class"),
     _knob("cgroup.cpu.realtime", "real-time CPU budget"),

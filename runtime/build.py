@@ -205,7 +205,7 @@ def _parent_steps(
 
         out.append(RecordAgent(state, clone))
     out += tracer_steps(bundle, clone, state.folder)
-    watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids")]
+    watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids", "cpu.quota")]
     if any(watched):
         from .steps.watching import StartWatcher
 

@@ -12,16 +12,21 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+DEFAULT_PERIOD = 100_000  # microseconds; the kernel's
+
+
 class Limits:
-    """The memory limit (bytes) and the process limit of a container: its config.json's, read anew when that changes."""
+    """The memory limit (bytes), the process limit and the CPU quota (in CPUs) of a container: its config.json's, read
+    anew when that changes.
+    """
 
     def __init__(self, folder: str, resources: dict[str, Any]) -> None:
         self._path = f"{folder}/config.json"
         self._stamp: tuple[int, int] | None = None
         self._now = _limits(resources)
 
-    def now(self) -> tuple[int, int]:
-        """Both; 0 or less for none."""
+    def now(self) -> tuple[int, int, float]:
+        """All three; 0 or less for none."""
         try:
             status = os.stat(self._path)
             stamp = (status.st_mtime_ns, status.st_ino)
@@ -37,5 +42,7 @@ class Limits:
         return self.now()[1]
 
 
-def _limits(resources: dict[str, Any]) -> tuple[int, int]:
-    return (resources.get("memory") or {}).get("limit") or 0, (resources.get("pids") or {}).get("limit") or 0
+def _limits(resources: dict[str, Any]) -> tuple[int, int, float]:
+    memory, pids, cpu = (resources.get(name) or {} for name in ("memory", "pids", "cpu"))
+    quota = (cpu.get("quota") or 0) / (cpu.get("period") or DEFAULT_PERIOD)
+    return memory.get("limit") or 0, pids.get("limit") or 0, quota

@@ -267,6 +267,14 @@ def load(root: str, container: str) -> State:
         raise _damaged(folder, error) from None
 
 
+def load_again(known: State) -> State:
+    """A container's record as it is now; what is known where it can't be read."""
+    try:
+        return load(os.path.dirname(known.folder), known.id)
+    except StateError:
+        return known
+
+
 def _damaged(folder: str, error: Exception) -> StateError:
     hint = "see what is in it; `joey delete --force` removes it"
     return StateError(f"{folder}/state.json is damaged: {error!r}", hint, "damaged")

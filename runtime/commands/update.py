@@ -57,12 +57,13 @@ def run(arguments: Arguments) -> int:
     versions = state.cgroup.versions()
     _complete(change, bundle.resources, versions)
     _check_usage(change, state)
-    _check_kept(change, state, versions)
+    for_cgroups = _by_cgroups(change, state)
+    _check_kept(for_cgroups, state, versions)
     if quotas:
         from ..quota import change_limits
 
         change_limits(state, quotas)
-    state.cgroup.update(settings(change, versions))
+    state.cgroup.update(settings(for_cgroups, versions))
     if "devices" in change:
         from ..resources import device_rules
 
@@ -126,6 +127,13 @@ def _complete(change: dict[str, Any], present: dict[str, Any], versions: dict[st
         memory["swap"] = -1  # swap counts memory too: it can't stay below (runc does the same)
     if versions.get("memory") == 2 and "swap" in memory and "limit" not in memory and had.get("limit"):
         memory["limit"] = had["limit"]
+
+
+def _by_cgroups(change: dict[str, Any], state: State) -> dict[str, Any]:
+    """The change without what joey's watcher keeps, which reads it in the container's config.json."""
+    if state.mechanisms.get("cgroup.cpu.quota") != "watcher" or "cpu" not in change:
+        return change
+    return {**change, "cpu": {key: value for key, value in change["cpu"].items() if key not in ("quota", "period")}}
 
 
 def _check_kept(change: dict[str, Any], state: State, versions: dict[str, int]) -> None:

@@ -124,6 +124,42 @@ def test_the_watcher_ends_with_the_container(joey: Joey, bundle: MakeBundle) -> 
     wait_for(lambda: not watchers())
 
 
+def busy_share(joey: Joey, name: str, seconds: float) -> float:
+    """How many CPUs a container's processes used, on average over some seconds."""
+
+    def ticks() -> int:
+        total = 0
+        for entry in json.loads(joey("ps", "--format", "json", name).stdout):
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total
+
+    before, started = ticks(), time.monotonic()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / (time.monotonic() - started)
+
+
+def test_a_watcher_keeps_the_cpu_quota(joey: Joey, bundle: MakeBundle) -> None:
+    name = joey.id()
+    change = with_resources(cpu={"quota": 30000, "period": 100000})
+    script = "yes >/dev/null & yes >/dev/null & exec yes >/dev/null"
+    done = permissive(joey, bundle("sh", "-c", script, change=change), name, "cgroup.cpu.quota=watcher")
+    assert "cgroup.cpu.quota: watcher is used" in done.stderr
+    time.sleep(0.5)
+    assert 0.15 < busy_share(joey, name, 3) < 0.45
+    assert joey.state(name)["status"] == "running"
+    joey("pause", "--force", "pause=sigstop", name)
+    time.sleep(0.2)
+    assert busy_share(joey, name, 1) < 0.02, "what the user has paused stays so"
+    joey("resume", name)
+    joey("update", "--cpu-quota", "80000", name)
+    time.sleep(0.5)
+    assert 0.5 < busy_share(joey, name, 3) < 1.1
+    joey("update", "--cpu-quota", "-1", name)
+    time.sleep(0.5)
+    assert busy_share(joey, name, 1) > 0.8
+
+
 def test_shares_of_each_process(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
     change = with_resources(cpu={"shares": 336, "cpus": "0"}, blockIO={"weight": 10})
