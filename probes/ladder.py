@@ -337,6 +337,8 @@ _TABLE = (
     Feature(
         "capabilities.ambient", "ambient capabilities", False,
         Mechanism("native", ("capabilities.ambient",)),
+        Mechanism("file-capabilities", ("place.file-capabilities",),
+                  "the program itself gets them, and not what it executes; it is a copy, made at the start"),
         Mechanism("none", (), "a process whose user is not root keeps no capabilities over exec"),
     ),
     Feature(

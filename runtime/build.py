@@ -98,6 +98,10 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.cgroup = state.cgroup
     quotas, images = quota_steps(bundle, plan, state)
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener, images)
+    if plan.mechanism("capabilities.ambient") == "file-capabilities" and bundle.capable:
+        from .steps.capable import CopyProgram
+
+        quotas.append(CopyProgram(bundle.capable, bundle.rootfs, state))
     if by := plan.mechanism("views"):
         from .steps.views import PrepareViews
 
@@ -328,6 +332,10 @@ def _mount_steps(
         out.append(step)
         if entry.get("type") == "tmpfs" and MountOptions(entry.get("options") or []).flags & MS_RDONLY:
             read_only.append(step.destination)
+    if plan.mechanism("capabilities.ambient") == "file-capabilities" and bundle.capable:
+        copy = bundle.capable.copy(state.id)
+        entry = {"destination": bundle.capable.place, "type": "bind", "source": copy, "options": ["bind", "ro"]}
+        out.append(rootfs.MountEntry(root, entry, bundle.path, "", extra))
     if plan.mechanism("views"):
         from .steps.views import ShowViews
 

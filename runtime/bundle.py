@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..compat.network.words import Network
     from ..compat.tracing.tracer import Options as TracerOptions
+    from .capable import Program
     from .layers import Layers
     from .quota import DiskQuota
     from .users import HostIds
@@ -40,6 +41,7 @@ class Bundle:
     """`path` is the bundle's absolute folder, `config` the checked document, `rootfs` the absolute root folder."""
 
     __slots__ = (
+        "capable",
         "config",
         "created_process",
         "layers",
@@ -62,6 +64,7 @@ class Bundle:
         self.process: dict[str, Any] = config["process"]
         self.created_process = self.process  # `process` is another one's in an exec
         self.rewritten: dict[str, str] = {}  # files of the C library, and what is put over them on an old kernel
+        self.capable: Program | None = None  # its program, where that is to have file capabilities
         self.layers: Layers | None = None  # what its root is made of
         self.networks: list[Network] = []  # what its network namespace is attached to, beside its loopback
         self.quota: DiskQuota | None = None  # limits of its directories

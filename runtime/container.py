@@ -95,6 +95,10 @@ def take_down(container: State) -> None:
             from . import network
 
             network.take_down(container)
+        if container.program:
+            from . import capable
+
+            capable.remove(container)
         if container.views:
             from . import views
 

@@ -47,7 +47,8 @@ class State:
 
     __slots__ = (
         "_config", "agent", "annotations", "bundle", "cgroup", "created", "folder", "hooks", "id", "layers", "listener",
-        "losses", "mechanisms", "networks", "pid", "quotas", "rootfs", "sigstopped", "start_time", "uid", "views",
+        "losses", "mechanisms", "networks", "pid", "program", "quotas", "rootfs", "sigstopped", "start_time",
+        "uid", "views",
     )  # fmt: skip
 
     def __init__(self, folder: str, container: str, bundle: str, rootfs: str) -> None:
@@ -68,6 +69,7 @@ class State:
         self.agent = [0, 0]  # pid and start time of what `exec` enters by, where the kernel has no setns
         self.sigstopped = False  # paused, by a signal to each process
         self.quotas: list[dict[str, Any]] = []  # limits of directories, to be taken back
+        self.program = ""  # a copy of its program, with file capabilities
         self.views: dict[str, str] = {}  # by which mechanism it sees its own figures in /proc, and where they are
         self.layers = ""  # the root, where layers are mounted on it for the container
         self.networks: list[dict[str, Any]] = []  # what was changed on the host for each, to be taken back
@@ -106,6 +108,7 @@ class State:
             "networks": self.networks,
             "layers": self.layers,
             "views": self.views,
+            "program": self.program,
             "cgroups": self.cgroup.as_json(),
             "cgroupsMade": self.cgroup.made,
         }
@@ -297,6 +300,7 @@ def _restore(folder: str, container: str, value: dict[str, Any]) -> State:
     state.networks = value.get("networks", [])
     state.layers = value.get("layers", "")
     state.views = value.get("views", {})
+    state.program = value.get("program", "")
     state.cgroup = Cgroup.from_json(value["cgroups"], value["cgroupsMade"])
     return state
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from joey.compat import errors
+from joey.probes.ladder import FEATURES
 
 TOP = Path(__file__).parent.parent
 
@@ -25,6 +26,12 @@ def test_ladders_of_features_are_up_to_date(tmp_path: Path) -> None:
     for path in (TOP / "docs" / "features").glob("*.md"):
         assert (tmp_path / "features" / path.name).read_text() == path.read_text(), "run tools/gen_docs"
         assert "| mechanism |" in path.read_text(), f"{path.name} has no ladder"
+
+
+def test_every_feature_has_a_page() -> None:
+    text = " ".join(path.read_text() for path in (TOP / "docs" / "features").glob("*.md"))
+    told = set(" ".join(re.findall(r"<!-- ladder: ([^>]*) -->", text)).split())
+    assert set(FEATURES) == told
 
 
 @pytest.mark.parametrize(

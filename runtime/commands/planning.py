@@ -99,6 +99,8 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
 
         report, more = with_networks(report, bundle, words)
         wanted += more
+    if any(need.feature == "capabilities.ambient" for need in wanted):
+        report = ambient(bundle, report, forced)
     if arguments.switch("views") or bundle.annotations.get(VIEW_ANNOTATION) == "on":
         from ..views import with_views
 
@@ -131,6 +133,15 @@ def root_of_layers(
         if bundle.layers.by not in layers.MOUNTED:
             layers.make(bundle.layers)
     return report, more
+
+
+def ambient(bundle: bundles.Bundle, report: KernelReport, forced: dict[str, str]) -> KernelReport:
+    """The report with whether file capabilities can do for ambient ones, where they would be used."""
+    if report.works("capabilities.ambient") and forced.get("capabilities.ambient", "native") == "native":
+        return report
+    from ..capable import with_program
+
+    return with_program(report, bundle)
 
 
 def asked_quotas(bundle: bundles.Bundle, arguments: Arguments) -> list[str]:

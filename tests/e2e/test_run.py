@@ -214,6 +214,37 @@ def test_capability_sets(joey: Joey, bundle: MakeBundle) -> None:
     assert int(out["CapInh"], 16) == 1 << 10 | 1
 
 
+def ambient(config: dict[str, Any]) -> None:
+    config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    config["process"]["noNewPrivileges"] = False
+    names = ["CAP_NET_BIND_SERVICE", "CAP_CHOWN"]
+    kinds = ("bounding", "permitted", "effective", "inheritable")
+    config["process"]["capabilities"] = {**dict.fromkeys(kinds, names), "ambient": names[:1]}
+
+
+@pytest.mark.parametrize("way", ["native", "file-capabilities"])
+def test_ambient_capabilities(way: str, joey: Joey, bundle: MakeBundle) -> None:
+    """A user's program has them, over its exec; and nothing of a copy stays."""
+    folder = bundle("grep", "CapEff", "/proc/self/status", change=ambient)
+    forced = ("run", "--force", f"capabilities.ambient={way}", "-b", str(folder))
+    done = joey(*forced, joey.id())
+    assert int(done.stdout.split()[1], 16) == 1 << 10
+    assert ("not what it executes" in done.stderr) is (way == "file-capabilities")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "rootfs"]
+    assert "security.capability" not in os.listxattr(folder / "rootfs/bin/busybox")
+
+
+def test_file_capabilities_are_refused_where_they_do_nothing(joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        ambient(config)
+        config["process"]["noNewPrivileges"] = True
+
+    words = ("run", "--force", "capabilities.ambient=file-capabilities", "-b", str(bundle("true", change=change)))
+    done = joey(*words, joey.id(), check=False)
+    assert done.returncode == 1
+    assert "no_new_privs lets no program gain capabilities" in done.stderr
+
+
 def test_no_capabilities_section_is_no_capabilities(joey: Joey, bundle: MakeBundle) -> None:
     out = sh(
         bundle, joey, "grep -E 'Cap(Bnd|Eff)' /proc/self/status", lambda config: config["process"].pop("capabilities")
