@@ -95,11 +95,23 @@ def _action(action: int) -> Callable[[], Answer]:
 
 
 for _name, _value, _cost in (
-    ("notify", SECCOMP_RET_USER_NOTIF, "SCMP_ACT_NOTIFY is refused"),
     ("log", SECCOMP_RET_LOG, "SCMP_ACT_LOG is refused"),
     ("kill-process", SECCOMP_RET_KILL_PROCESS, "only the thread is killed"),
 ):
     GROUP.probe(f"seccomp.{_name}", f"SECCOMP_GET_ACTION_AVAIL({_name})", _cost, alone=False)(_action(_value))
+
+
+@GROUP.probe("seccomp.notify", "a filter with SECCOMP_FILTER_FLAG_NEW_LISTENER", "SCMP_ACT_NOTIFY is refused")
+def notify() -> Answer:
+    libc.seccomp(SECCOMP_GET_ACTION_AVAIL, 0, ctypes.c_uint32(SECCOMP_RET_USER_NOTIF))
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    try:
+        load.install(_ALLOW, 8)
+    except KernelError as error:
+        if error.errno == errno.EBUSY:
+            raise Answered("blocked", "a filter around joey has a listener already: a process has one") from None
+        raise
+    return None
 
 
 @GROUP.probe("no-new-privs", "prctl(PR_SET_NO_NEW_PRIVS)", "set-uid programs are disarmed by nosuid mounts instead")
