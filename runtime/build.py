@@ -157,10 +157,13 @@ def _id_mapped(bundle: Bundle, child: list[Step]) -> list[Step]:
 
 
 def library_files(bundle: Bundle, state: State) -> list[tuple[str, str, str]]:
-    """Each rewritten library: its place in the root, its file in the cache, and the file this container gets."""
+    """Each rewritten library: its place in the root, its file in the cache, and the file this container gets.
+
+    Whose process is in a user namespace when it mounts it can't look into the record's folder.
+    """
+    folder = state.public if "user" in bundle.namespaces else state.folder
     return [
-        (path, cached, f"{state.folder}/library-{number}")
-        for number, (path, cached) in enumerate(bundle.rewritten.items())
+        (path, cached, f"{folder}/library-{number}") for number, (path, cached) in enumerate(bundle.rewritten.items())
     ]
 
 
@@ -176,7 +179,7 @@ def _parent_steps(
     out = cgroup_steps(bundle, plan, state)
     if plan.mechanism("glibc") == "rewritten-libc":
         copies = [(cached, file) for _, cached, file in library_files(bundle, state)]
-        out.append(libraries.CopyLibraries(copies))
+        out.append(libraries.CopyLibraries(copies, state))
     out += [*before, clone, parent.RecordPid(state, clone)]
     out += oom_steps(bundle, clone)
     if bundle.creates("user"):

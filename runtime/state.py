@@ -10,6 +10,7 @@ import _socket
 import fcntl
 import os
 import time
+from binascii import crc32
 
 from ..compat import files, jsonio, process
 from ..compat.cgroup.group import Cgroup
@@ -26,6 +27,7 @@ OCI_VERSION = "1.2.0"
 STATE_SCHEMA = 1
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 START_SOCKET = "start.sock"
+PUBLIC = "/run/joey-public"
 
 
 def default_root() -> str:
@@ -74,6 +76,22 @@ class State:
         self.layers = ""  # the root, where layers are mounted on it for the container
         self.networks: list[dict[str, Any]] = []  # what was changed on the host for each, to be taken back
         self._config: bundles.Bundle | None = None
+
+    @property
+    def public(self) -> str:
+        """A folder for what ids that a user namespace maps must be able to read; see `make_public`."""
+        name = f"{self.id}-{crc32(os.fsencode(self.folder)):08x}"
+        return f"{PUBLIC}/{name}" if os.geteuid() == 0 else f"{os.path.dirname(self.folder)}-public/{name}"
+
+    def make_public(self) -> str:
+        """Make `public`, which everybody may look into and nobody may list; it goes with the record."""
+        for folder in (os.path.dirname(self.public), self.public):
+            try:
+                os.mkdir(folder)
+                os.chmod(folder, 0o711)
+            except FileExistsError:
+                continue
+        return self.public
 
     def set_plan(self, plan: Plan) -> None:
         """Keep what was chosen and lost."""
@@ -196,6 +214,10 @@ class State:
             os.rmdir(self.folder)
         except FileNotFoundError:
             return  # another command was quicker
+        if os.path.isdir(self.public):
+            for name in os.listdir(self.public):
+                os.unlink(f"{self.public}/{name}")
+            os.rmdir(self.public)
 
 
 def lock(folder: str, seconds: float = 0) -> int:

@@ -58,12 +58,6 @@ def _has_memory_group(report: KernelReport) -> bool:
     return report.works("cgroup.memory") and bool(report.findings["cgroup.memory"].detail.get("mount"))
 
 
-def folder_of(state: State) -> str:
-    """Where a container's views are on the host: not below its state, into which its mapped ids can't look."""
-    name = f"{state.id}-{crc32(state.folder.encode()):08x}"
-    return f"{lxcfs.FOLDER}/{name}" if os.geteuid() == 0 else f"{os.path.dirname(state.folder)}-views/{name}"
-
-
 def _started_at(state: State) -> str:
     """Where the lxcfs is that joey starts for the containers of a --root."""
     return f"{lxcfs.FOLDER}/lxcfs-{crc32(os.path.dirname(state.folder).encode()):08x}"
@@ -252,7 +246,7 @@ def _others(container: State) -> bool:
 def prepare(state: State, bundle: Bundle, by: str) -> Keeper:
     """Have a container's views on the host; what is made is in its state before. Raises JoeyError, OSError."""
     keeper = Keeper(state, bundle)
-    folder = folder_of(state)
+    folder = state.public
     if by == "lxcfs":
         folder = lxcfs.mounted()
     elif by == "lxcfs-started":
@@ -262,7 +256,7 @@ def prepare(state: State, bundle: Bundle, by: str) -> Keeper:
     if by == "lxcfs-started":
         lxcfs.start(folder)
     elif by != "lxcfs":
-        os.makedirs(folder, 0o711, exist_ok=True)
+        state.make_public()
         if by == "fuse":
             _unmount(folder)
             keeper.serve(folder)

@@ -13,7 +13,7 @@ from ..errors import JoeyError
 
 _SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin"
 _SECONDS = 10.0
-FOLDER = "/run/joey-views"  # below it is what joey starts
+FOLDER = "/run/joey-public"  # below it is what joey starts
 
 
 def mounted() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import ipaddress
 import os
 from binascii import crc32
 
 from ...compat import terminal
-from ...compat.errors import JoeyError, UsageError
+from ...compat.errors import JoeyError, KernelError, UsageError
 from ...compat.network import cni, links, nat
 from ...compat.network.leases import Leases
 from ...compat.network.words import SUBNET, Network
@@ -70,14 +71,17 @@ class AttachNetworks(Step):
         if self._fd < 0:
             raise JoeyError("the process sent no socket")
         fd, self._fd = self._fd, -1
-        gateway = False
-        with links.Netlink(fd) as inside:
-            for network in self.networks:
-                if network.kind == "cni":
-                    self._by_plugins(network)
-                else:
-                    self._to_bridge(network, inside, not gateway)
-                gateway = True
+        try:
+            with links.Netlink(fd) as inside:
+                for place, network in enumerate(self.networks):
+                    if network.kind == "cni":
+                        self._by_plugins(network)
+                    else:
+                        self._to_bridge(network, inside, is_first=place == 0)
+        except KernelError as error:
+            if error.errno == errno.ESRCH:  # the process has ended meanwhile, and said why
+                self.clone.wait_for(b"never")
+            raise
 
     def undo(self) -> None:
         if self._fd >= 0:

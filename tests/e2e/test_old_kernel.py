@@ -433,7 +433,7 @@ def test_views(tmp_path: Path) -> None:
     script = "sleep 3; free -k | head -2; cat /proc/uptime /sys/devices/system/cpu/online; ps -o comm= -p 1; grep -c '^cpu[0-9]' /proc/stat"
     job = bundle("sh", "-c", script, change=change)
     for way in ("fuse", "files"):
-        job += f"echo '## {way}'; joey run --views --force views={way} -b /b seen 2>/dev/null; ls /run/joey-views; grep -c views /proc/mounts\n"
+        job += f"echo '## {way}'; joey run --views --force views={way} -b /b seen 2>/dev/null; ls /run/joey-public; grep -c views /proc/mounts\n"
     status, output = boot(tmp_path, job, f"{debian('bookworm')}=/rootfs")
     assert status == 1, output  # of the last grep
     for part in output.split("## ")[1:]:

@@ -150,7 +150,7 @@ def test_in_a_user_namespace(joey: Joey, bundle: MakeBundle) -> None:
 
 def test_nothing_stays(joey: Joey, bundle: MakeBundle, way: str) -> None:
     """No mount, no process, no file; neither after a container that ended nor after one that never began."""
-    before = set(Path("/run/joey-views").glob("*")) if Path("/run/joey-views").exists() else set()
+    before = set(Path("/run/joey-public").glob("*")) if Path("/run/joey-public").exists() else set()
 
     def failing(config: dict[str, Any]) -> None:
         limited(config)
@@ -173,7 +173,7 @@ def test_nothing_stays(joey: Joey, bundle: MakeBundle, way: str) -> None:
         name for name in names if any(name in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
     ]
     assert not mine
-    left = {path for path in Path("/run/joey-views").glob("*") if any(name in path.name for name in names)} - before
+    left = {path for path in Path("/run/joey-public").glob("*") if any(name in path.name for name in names)} - before
     assert not left
     assert not [group for name in names for group in cgroups_named(name)]
 
@@ -186,14 +186,14 @@ def test_a_killed_joey_is_cleaned_up_after(joey: Joey, bundle: MakeBundle) -> No
     command = joey.command("run", "--views", "--force", "views=fuse", "-b", str(bundle("true", change=change)), name)
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 20
-        while f"/run/joey-views/{name}" not in Path("/proc/self/mountinfo").read_text():
+        while f"/run/joey-public/{name}" not in Path("/proc/self/mountinfo").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
     joey("delete", "--force", name)
-    assert f"/run/joey-views/{name}" not in Path("/proc/self/mountinfo").read_text()
-    assert not list(Path("/run/joey-views").glob(f"{name}*"))
+    assert f"/run/joey-public/{name}" not in Path("/proc/self/mountinfo").read_text()
+    assert not list(Path("/run/joey-public").glob(f"{name}*"))
 
 
 @needs_lxcfs
@@ -218,7 +218,7 @@ def test_lxcfs_is_shown_again_after_a_restart(joey: Joey, bundle: MakeBundle, lx
 def test_the_lxcfs_that_joey_starts_is_shared_and_ends_with_the_last(joey: Joey, bundle: MakeBundle) -> None:
     def running() -> list[str]:
         out = subprocess.run(["pgrep", "-a", "lxcfs"], capture_output=True, text=True, check=False).stdout
-        return [line for line in out.splitlines() if "/run/joey-views/" in line]
+        return [line for line in out.splitlines() if "/run/joey-public/" in line]
 
     before = running()
     names = [joey.id(), joey.id()]
