@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _NUMBERS = 512
 
 _CLONE, _UNSHARE, _IO_URING_SETUP = 56, 272, 425
+_MAKERS = (_CLONE, _UNSHARE)  # of a user namespace, by a flag
 _CAPSET, _CAPSET_OF_I386 = 126, 185  # the second is no call of x86-64, and by int 0x80 it would change capabilities
 _VERSION_3 = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
@@ -99,8 +100,8 @@ class Users(Handler):
             **messages.Messages(self, past).calls(),
             _IO_URING_SETUP: _is_not_there,
             _CAPSET_OF_I386: _is_not_there,
-            _CLONE: _clone,
-            _UNSHARE: _clone,
+            _CLONE: _no_user_namespace,
+            _UNSHARE: _no_user_namespace,
         }
 
     # --- the handler's --------------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ class Users(Handler):
             self.tracer.skip(pid, -errno.ENOSYS)
             return True
         work = self._calls.get(number)
-        if work is None:
-            return False
+        if work is None or (number in _MAKERS and not self.tracer.registers[ptrace.RDI] & CLONE_NEWUSER):
+            return False  # another handler may have to do with it: what limits forks
         instruction = ptrace.peek(pid, self.tracer.registers[ptrace.RIP] - 2) & 0xFFFF
         if instruction != ptrace.SYSCALL_INSTRUCTION and number != _CAPSET_OF_I386:
             return False  # of i386: another call, which gets nothing that its ids don't allow
@@ -207,9 +208,8 @@ def _is_not_there(errand: Errand) -> Work:
     yield
 
 
-def _clone(errand: Errand) -> Work:
+def _no_user_namespace(errand: Errand) -> Work:
     """A user namespace inside is none that the tracer could follow."""
-    if errand.argument(0) & CLONE_NEWUSER:
-        errand.result = -errno.EINVAL
+    errand.result = -errno.EINVAL
     return
     yield

@@ -60,6 +60,46 @@ def test_a_process_limit_answers_eagain(way: str, joey: Joey, bundle: MakeBundle
     assert done.stdout.count("again") == 2
 
 
+def in_user_namespace(config: dict[str, Any]) -> None:
+    config["linux"]["namespaces"].append({"type": "user"})
+    ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = ids
+
+
+def with_profile(config: dict[str, Any]) -> None:
+    rule = {"names": ["sethostname"], "action": "SCMP_ACT_ERRNO"}
+    config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+
+@needs_python
+@pytest.mark.parametrize(
+    ("forced", "more"),
+    [
+        (("userns=emulated",), (in_user_namespace,)),
+        (("userns=emulated-unfiltered",), (in_user_namespace,)),
+        (("seccomp=ptrace",), (with_profile,)),
+        (("userns=emulated", "seccomp-privileged=ptrace"), (in_user_namespace, with_profile)),
+        (("userns=emulated-unfiltered", "seccomp-privileged=ptrace"), (in_user_namespace, with_profile)),
+    ],
+)
+def test_a_process_limit_beside_what_else_is_traced(
+    forced: tuple[str, ...], more: tuple[Any, ...], joey: Joey, bundle: MakeBundle
+) -> None:
+    limited = with_python(with_resources(pids={"limit": 20}))
+
+    def change(config: dict[str, Any]) -> None:
+        for one in (limited, *more):
+            one(config)
+
+    folder = bundle(str(PYTHON), "-c", FORKS, change=change)
+    if in_user_namespace in more:
+        subprocess.run(["chown", "-R", "-h", "100000:100000", folder / "rootfs"], check=True)
+    words = [word for item in ("cgroup.pids=ptrace", *forced) for word in ("--force", item)]
+    done = joey("run", *words, "-b", str(folder), joey.id())
+    assert done.stdout.splitlines()[0] == "EAGAIN True", done.stderr
+    assert done.stdout.count("again") == 2
+
+
 @needs_python
 def test_a_process_limit_kept_by_a_tracer_can_be_changed(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
