@@ -99,8 +99,8 @@ _TRACERS = (
     Mechanism("tracer-seccomp", ("ptrace.syscall", "ptrace.seccomp-stop"),
               "programs can't trace one another, and 32-bit ones are refused; the calls that are emulated cost more"),
     Mechanism("tracer", ("ptrace.syscall",),
-              "programs can't trace one another, and 32-bit ones are refused; every system call costs some ten times "
-              "as much; before Linux 3.0 a shell does not notice that its job was stopped"),
+              "programs can't trace one another, and 32-bit ones are refused; every system call takes 30 to "
+              "100 microseconds more; before Linux 3.0 a shell does not notice that its job was stopped"),
 )  # fmt: skip
 
 _EMULATED_USERS = (
@@ -111,9 +111,9 @@ _EMULATED_USERS = (
 
 _BY_PTRACE = Mechanism(
     "ptrace", ("ptrace.syscall",),
-    "a tracer enforces it: every system call costs some ten times as much, programs can't trace one another, 32-bit "
-    "ones are refused, a forbidden call that kills a thread kills its process; a program that rewrites its own code "
-    "while it runs can make 32-bit calls unseen; before Linux 3.4 a child that gets SIGCONT as it is born may run "
+    "a tracer enforces it: every system call takes 30 to 100 microseconds more, programs can't trace one another, "
+    "32-bit ones are refused, a forbidden call that kills a thread kills its process; a program that rewrites its own "
+    "code while it runs can make 32-bit calls unseen; before Linux 3.4 a child that gets SIGCONT as it is born may run "
     "unseen",
 )  # fmt: skip
 
@@ -156,10 +156,10 @@ _TABLE = (
         "userns", "user namespace", True,
         Mechanism("native", ("userns.clone", "userns.maps")),
         Mechanism("emulated", ("ptrace.syscall", "ptrace.seccomp-stop", "userns.emulated"),
-                  _EMULATED_USERS.format("calls naming files or ids cost some ten times as much")),
+                  _EMULATED_USERS.format("calls naming files or ids take some 150 microseconds more")),
         Mechanism("emulated-unfiltered", ("ptrace.syscall", "userns.emulated"),
-                  _EMULATED_USERS.format("every call costs some ten times as much; before Linux 3.4 a child that gets "
-                                         "SIGCONT as it is born may run unseen, with what root has in a container "
+                  _EMULATED_USERS.format("every call takes 30 to 150 microseconds more; before Linux 3.4 a child that "
+                                         "gets SIGCONT as it is born may run unseen, with what root has in a container "
                                          "without user namespaces")),
     ),
     Feature(
@@ -366,7 +366,7 @@ _TABLE = (
     _controller(
         "pids", "process limit",
         Mechanism("ptrace", ("ptrace.syscall",),
-                  "a tracer keeps it: every system call costs some ten times as much (before Linux 3.5), programs "
+                  "a tracer keeps it: every system call takes 30 to 100 microseconds more (before Linux 3.5), programs "
                   "can't trace one another, 32-bit ones are refused"),
         Mechanism("watcher", ("fs.proc",),
                   "a process of joey's counts the container's threads twenty times a second, and kills the youngest "

@@ -82,6 +82,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
         assert holder.stdout
         holder.stdout.readline()
     made = Host(tmp_path, holders[0].pid, holders[1].pid)
+    made.call("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")  # a new namespace may have the machine's
     for line in (f"ip link add up0 type veth peer name up0 netns {holders[1].pid}", "ip link set lo up",
                  "ip addr add 192.0.2.1/24 dev up0", "ip link set up0 up"):  # fmt: skip
         made.call(*line.split())
