@@ -17,6 +17,7 @@ PROGRAMS = Path(__file__).parent / "programs"
 PACKAGES = ("bash python3 perl git openssl ca-certificates nginx-light openssh-server openssh-client sqlite3 rsync "
             "postgresql procps strace xz-utils nodejs").split()  # fmt: skip
 STATIC = {"bullseye": ["busybox-static"], "bookworm": ["busybox-static", "shfmt"]}
+FIREWALL = ["iptables"]
 SUITES = {"bullseye": "glibc 2.31", "bookworm": "glibc 2.36", "trixie": "glibc 2.41"}
 CAPABILITIES = ("CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD "
                 "AUDIT_WRITE SETFCAP").split()  # fmt: skip
@@ -60,6 +61,7 @@ def prepare() -> None:
         debian(suite)
     for suite, packages in STATIC.items():
         debian(suite, packages)
+    debian("bookworm", FIREWALL)
 
 
 def bundle(*args: str, change: str = "", root: str = "/rootfs") -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .oldkernel import PROGRAMS, STATIC, SUITES, TOP, blocks, boot, bundle, debian, native, needs_vm
+from .oldkernel import FIREWALL, PROGRAMS, STATIC, SUITES, TOP, blocks, boot, bundle, debian, native, needs_vm
 
 pytestmark = [*needs_vm, pytest.mark.timeout(1500)]
 
@@ -404,7 +404,7 @@ def test_networks(tmp_path: Path) -> None:
         "joey delete --force near; joey delete --force far; iptables-legacy -t nat -S | grep -c MASQ\n"
         "cat /proc/net/dev | grep -c -E 'joey0|out0|jv'; ls /run/joey/networks\n"
     )
-    status, output = boot(tmp_path, job, f"{debian('bookworm', ['iptables'])}=/rootfs")
+    status, output = boot(tmp_path, job, f"{debian('bookworm', FIREWALL)}=/rootfs")
     assert status == 0, output
     assert [" ".join(line.split()) for line in output.splitlines() if line.strip()] == [
         "network.bridge veth",
