@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..compat.cgroup.settings import controllers_needed
+from ..compat.errors import BundleError
 from ..compat.mountflags import MountOptions
 from ..compat.namespaces import NAMESPACES
 from ..compat.seccomp.words import allows
@@ -70,6 +71,14 @@ def layer_words(bundle: Bundle) -> list[str]:
 def network_words(bundle: Bundle) -> list[str]:
     """The networks that a bundle asks for by its annotation, as `--network` has them; ";" between two."""
     return bundle.annotations.get(NETWORK_ANNOTATION, "").replace(";", " ").split()
+
+
+def asks_for_views(bundle: Bundle) -> bool:
+    """Whether a bundle asks by its annotation for views of its own. Raises BundleError for a word that is none."""
+    word = bundle.annotations.get(VIEW_ANNOTATION, "off")
+    if word not in ("on", "off"):
+        raise BundleError(f"annotations[{VIEW_ANNOTATION!r}]", f'"{word}" is neither "on" nor "off"')
+    return word == "on"
 
 
 def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:

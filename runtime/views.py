@@ -119,13 +119,16 @@ class Keeper:
                     return
             else:
                 time.sleep(_PERIOD)
-            if by == "files":
-                self.write(folder)
-            elif by.startswith("lxcfs"):
-                self._restore()
-            if time.monotonic() - self._sampled > _SAMPLE:
-                self._view.sample()
-                self._sampled = time.monotonic()
+            try:
+                if by == "files":
+                    self.write(folder)
+                elif by.startswith("lxcfs"):
+                    self._restore()
+                if time.monotonic() - self._sampled > _SAMPLE:
+                    self._view.sample()
+                    self._sampled = time.monotonic()
+            except (OSError, JoeyError):
+                continue  # the container is ending, or something was there no more; it is tried again in a moment
 
     def _lives(self) -> bool:
         """Whether the container does, or is still being made."""
@@ -146,14 +149,11 @@ class Keeper:
         """Show lxcfs again in the container, where the one it showed has ended and another one is there."""
         if not self._state.pid or not is_dead(self._state.pid):
             return
-        try:
-            if self._state.views["by"] == "lxcfs-started":
-                lxcfs.start(_started_at(self._state))
-            if place := _lxcfs_of(self._state):
-                self._state.views["folder"] = place
-                show_again(self._state)
-        except (JoeyError, OSError):
-            return  # tried again in a moment
+        if self._state.views["by"] == "lxcfs-started":
+            lxcfs.start(_started_at(self._state))
+        if place := _lxcfs_of(self._state):
+            self._state.views["folder"] = place
+            show_again(self._state)
 
 
 def is_dead(pid: int) -> bool:

@@ -11,7 +11,7 @@ from ...probes.ladder import VITAL
 from ...probes.plan import Need, Plan, plan
 from .. import bundle as bundles
 from .. import log
-from ..needs import VIEW_ANNOTATION, copy_needs, layer_words, needs, network_words, quota_words
+from ..needs import asks_for_views, copy_needs, layer_words, needs, network_words, quota_words
 from ..options import Arguments, Option
 
 TYPE_CHECKING = False
@@ -101,7 +101,7 @@ def plan_container(bundle: bundles.Bundle, arguments: Arguments, report: KernelR
         wanted += more
     if any(need.feature == "capabilities.ambient" for need in wanted):
         report = ambient(bundle, report, forced)
-    if arguments.switch("views") or bundle.annotations.get(VIEW_ANNOTATION) == "on":
+    if asks_for_views(bundle) or arguments.switch("views"):
         from ..views import with_views
 
         report, more = with_views(report, arguments.switch("views"))

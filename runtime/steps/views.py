@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ...compat import libc
-from ...compat.constants import MS_BIND
+from ...compat import libc, mounting
+from ...compat.constants import MS_BIND, MS_RDONLY
 from ...compat.mounting import at
 from ...compat.rootpath import Root
 from ...compat.views import TARGETS
@@ -56,7 +56,13 @@ class ShowViews(Step):
             if fd < 0:
                 continue
             try:
-                if os.path.exists(source):
-                    libc.mount(source, at(fd), "", MS_BIND)
+                if not os.path.exists(source):
+                    continue
+                libc.mount(source, at(fd), "", MS_BIND)
+            finally:
+                os.close(fd)
+            fd = self.root.open(target)
+            try:
+                mounting.remount_by_bind(at(fd), MS_RDONLY)  # files of the host's memory are not to be filled
             finally:
                 os.close(fd)

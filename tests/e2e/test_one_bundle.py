@@ -30,7 +30,7 @@ SCRIPT = r"""
 echo "user $(id -u), owner $(stat -c %u /etc/passwd)"
 echo "masked $(wc -c < /proc/cmdline), $( (echo x > /proc/sys/kernel/panic) 2>/dev/null || echo read-only)"
 echo "profile $(busybox hostname x 2>&1 | grep -o 'not supported')"
-echo "processes $( (i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done) 2>&1 | grep -c -i fork)"; busybox killall sleep; sleep 1
+echo "processes $( (i=0; while [ $i -lt 60 ]; do sleep 100 >/dev/null 2>&1 & i=$((i+1)); done) 2>&1 | grep -c -i fork)"; busybox killall sleep; sleep 1
 echo "quota $(dd if=/dev/zero of=/big bs=1M count=200 2>&1 | grep -c -i -E 'quota exceeded|no space')"; rm /big
 dd if=/dev/zero of=/dev/null bs=300M count=1 2>/dev/null; echo "memory $?"
 echo "network $(busybox ip -o -4 addr show eth0 | grep -o 'inet [0-9./]*'), $(perl -MIO::Socket::INET -e '

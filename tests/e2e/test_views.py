@@ -259,3 +259,18 @@ def test_by_annotation_and_in_the_plan(joey: Joey, bundle: MakeBundle) -> None:
     done = joey("plan", "-b", str(bundle("true", change=change)))
     assert re.search(r"views +(lxcfs|lxcfs-started|fuse) ", done.stdout)
     assert "views" not in joey("plan", "-b", str(bundle("true"))).stdout
+
+    def wrong(config: dict[str, Any]) -> None:
+        config["annotations"] = {"io.joey.views": "yes"}
+
+    done = joey("plan", "-b", str(bundle("true", change=wrong)), check=False)
+    assert done.returncode == 1
+    assert '"yes" is neither "on" nor "off"' in done.stderr
+
+
+@pytest.mark.parametrize("by", ["fuse", "files"])
+def test_root_inside_writes_to_none_of_them(joey: Joey, bundle: MakeBundle, by: str) -> None:
+    paths = " ".join(FILES)
+    script = f"for f in {paths}; do (dd if=/dev/zero of=$f bs=1k count=1 || chmod 777 $f) 2>/dev/null && echo $f; done; echo end"
+    folder = bundle("sh", "-c", script, change=limited)
+    assert joey("run", "--views", "--force", f"views={by}", "-b", str(folder), joey.id()).stdout == "end\n"
