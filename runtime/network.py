@@ -103,12 +103,12 @@ def take_down(container: State) -> None:
 
 def _detach(entry: dict[str, Any]) -> None:
     """Call the plugins' DEL, and let go of the namespace."""
-    namespace = entry.get("namespace", "")
+    namespace = entry["namespace"]
     there = namespace if os.path.exists(namespace) else ""
     try:
         cni.Attachment(entry["list"], entry["container"], there, entry["link"]).delete(entry.get("result") or {})
     finally:
-        cni.drop_namespace(os.path.basename(namespace))
+        cni.drop_namespace(namespace)
 
 
 def _leave_bridge(container: State, entry: dict[str, Any]) -> None:

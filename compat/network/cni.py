@@ -63,22 +63,24 @@ def missing(config: dict[str, Any]) -> list[str]:
     return sorted({plugin["type"] for plugin in config["plugins"] if not _plugin(plugin["type"])})
 
 
-def keep_namespace(name: str, pid: int) -> str:
-    """Have a process's network namespace stay, as `ip netns` does; its path. Raises JoeyError, OSError.
+def namespace_path(name: str) -> str:
+    """Where a network namespace is kept: where `ip netns` has its own."""
+    return f"{_NAMESPACES}/joey-{name}"
+
+
+def keep_namespace(path: str, pid: int) -> None:
+    """Have a process's network namespace stay at a `namespace_path`. Raises JoeyError, OSError.
 
     Plugins' DEL is called when the container's processes have ended, and some do little without it (bridge's ipMasq).
     """
-    path = f"{_NAMESPACES}/{name}"
     os.makedirs(_NAMESPACES, 0o755, exist_ok=True)
-    drop_namespace(name)
+    drop_namespace(path)
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
     libc.mount(f"/proc/{pid}/ns/net", path, "", MS_BIND)
-    return path
 
 
-def drop_namespace(name: str) -> None:
+def drop_namespace(path: str) -> None:
     """Let go of a namespace that was kept; one that is gone is no error."""
-    path = f"{_NAMESPACES}/{name}"
     try:
         libc.umount(path, MNT_DETACH)
     except KernelError:

@@ -96,11 +96,12 @@ class AttachNetworks(Step):
         config = cni.find(network.name)
         unique = crc32(self.state.folder.encode())
         name = f"{self.state.id.lstrip('_-.+').replace('+', '.')}-{unique:08x}"
-        entry = {"kind": "cni", "name": config["name"], "link": network.link, "list": config, "container": name}
+        path = cni.namespace_path(f"{name}-{network.link}")
+        entry: dict[str, Any] = {"kind": "cni", "name": config["name"], "link": network.link, "list": config}
+        entry.update({"container": name, "namespace": path})
         self._record(entry)
-        entry["namespace"] = cni.keep_namespace(f"joey-{name}-{network.link}", self.clone.pid)
-        self.state.save()
-        entry["result"] = cni.Attachment(config, name, entry["namespace"], network.link).add()
+        cni.keep_namespace(path, self.clone.pid)
+        entry["result"] = cni.Attachment(config, name, path, network.link).add()
         entry["shown"] = ", ".join(cni.addresses(entry["result"]))
         self.state.save()
 

@@ -429,6 +429,21 @@ def test_a_cni_plugin_that_fails(host: Host, bundle: MakeBundle, cni: Callable[.
 
 
 @needs_plugins
+def test_a_namespace_that_can_not_be_kept(
+    host: Host, bundle: MakeBundle, cni: Callable[..., None], tmp_path: Path
+) -> None:
+    """The host's own /run/netns, a mount by iproute2, stays as it is."""
+    cni(bridge_plugin(tmp_path))
+    host.call("mkdir", "-p", "/run/netns")
+    host.call("mount", "-t", "tmpfs", "-o", "nr_inodes=1", "netns", "/run/netns")
+    done = host("run", "-b", str(bundle("true")), "--network", "cni,name=shop", host.id(), check=False)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "netns /run/netns" in host.call("cat", "/proc/mounts")
+    host.call("umount", "/run/netns")
+
+
+@needs_plugins
 def test_cni_needs_its_plugins_and_setns(host: Host, bundle: MakeBundle, cni: Callable[..., None]) -> None:
     cni({"type": "bridge"}, {"type": "no-such-plugin"})
     words = ("plan", "-b", str(bundle("true")), "--network", "cni,name=shop")
