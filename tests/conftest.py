@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
         elif reason := refused.get(name):
             # strict: a test that passes there, though it is said to need what that kernel lacks, is an error
-            item.add_marker(pytest.mark.xfail(strict=not reason.startswith("sometimes:"), reason=reason))
+            item.add_marker(pytest.mark.xfail(strict=True, reason=reason))
 
 
 class Joey:

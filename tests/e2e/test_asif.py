@@ -24,14 +24,6 @@ KERNELS = ("2.6.32", "2.6.32-el6")
 HIDDEN = ("--hide", "/sys/fs/cgroup", "--hide", "/proc/cgroups")
 
 
-@pytest.fixture(scope="module")
-def kit() -> Path:
-    if given := os.environ.get("JOEY_TEST_KIT"):
-        return Path(given)
-    done = subprocess.run([TOP / "tools" / "hostkit", "--cached"], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(done.stdout.strip())
-
-
 OldJoey = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from joey.compat import files
 from joey.compat.errors import JoeyError
 from joey.runtime import criu
 from joey.runtime.commands.spec import template
@@ -105,7 +106,7 @@ def test_what_can_not_be_checkpointed_says_why(joey: Joey, bundle: MakeBundle, t
 
 
 def test_without_criu_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(files, "find_program", lambda name: "")
     with pytest.raises(JoeyError, match="CRIU is not installed") as raised:
         criu.find()
     assert raised.value.hint == "install the package criu"

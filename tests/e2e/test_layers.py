@@ -10,32 +10,19 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..conftest import Joey, MakeBundle
+from ..conftest import REPORTS, Joey, MakeBundle
 
 pytestmark = pytest.mark.root
 
 ANYWHERE = ("overlay", "fuse-overlayfs", "hard-links", "copy")
 WAYS = (*ANYWHERE, "btrfs-snapshot", "reflink")
 LIST = "cd /; find etc opt var usr/share ! -name '*.joey' | sort | while read -r f; do stat -c '%n %A %u:%g %Y %t,%T %s' \"$f\" | sed '/^[^ ]* d/s/ [0-9]*$//'; done"  # fmt: skip
-
-
-@pytest.fixture
-def btrfs(tmp_path: Path) -> Iterator[Path]:
-    """A btrfs of its own."""
-    image, folder = tmp_path / "btrfs.img", tmp_path / "btrfs"
-    with image.open("wb") as file:
-        file.truncate(512 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
-    folder.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def fill(layers: list[Path], busybox_root: Path) -> None:
@@ -363,3 +350,12 @@ def test_a_damaged_record(layered: MakeLayered) -> None:
     done = made.run("", "true", check=False)
     assert done.returncode == 1
     assert "record.json can't be read" in done.stderr
+
+
+def test_another_machine_is_planned_by_its_report(layered: MakeLayered) -> None:
+    """Its directories can't be looked at: what its kernel has decides, and a copy is what is left."""
+    made = layered()
+    for report, way in (("vanilla-2.6.32", "copy"), ("linux-6.18", "overlay")):
+        done = made.joey("plan", *made.words(""), "--report", str(REPORTS / f"{report}.json"), check=False)
+        rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("  ")}
+        assert rows["layers"] == way

@@ -17,85 +17,14 @@ from typing import Any
 
 import pytest
 
-from ..conftest import Change, Joey, MakeBundle, install
+from ..conftest import Change, MakeBundle, install
+from .host import BEYOND, Host
 from .oldkernel import TOP
 
 pytestmark = pytest.mark.root
 
-NETWORKS = "/run/joey/networks"
-BEYOND = "192.0.2.9"
 SHOW = "ip -o -4 addr show; ip route; cat /sys/class/net/eth*/address 2>/dev/null || true; "
 WITHOUT_SETNS = (sys.executable, str(TOP / "tools" / "asif"), "5.10", "--deny", "setns", "--")
-
-
-class Host(Joey):
-    """joey on a host of its own: `call` runs any program there, and `joey()` runs joey."""
-
-    def __init__(self, folder: Path, pid: int, beyond: int) -> None:
-        super().__init__(folder)
-        self.enter = ["nsenter", "-t", str(pid), "-n", "-m"]
-        self.beyond = ["nsenter", "-t", str(beyond), "-n"]
-        self.before: tuple[str, ...] = ()
-
-    def command(self, *words: str) -> list[str]:
-        return [*self.enter, *self.before, *super().command(*words)]
-
-    def call(self, *words: str, check: bool = True) -> str:
-        return subprocess.run([*self.enter, *words], capture_output=True, text=True, check=check, timeout=30).stdout
-
-    def links(self) -> set[str]:
-        """The links of the host, but for what it always has."""
-        found = {item["ifname"] for item in json.loads(self.call("ip", "-j", "link"))}
-        return {name for name in found if name not in ("lo", "up0") and not name.startswith("ifb")}
-
-    def rules(self) -> str:
-        """Every rule of its packet filters that is joey's."""
-        text = "".join(
-            self.call(*words.split(), check=False)
-            for words in (
-                "iptables -S",
-                "iptables -t nat -S",
-                "iptables-legacy -S",
-                "iptables-legacy -t nat -S",
-                "nft list ruleset",
-            )
-        )
-        return "\n".join(line for line in text.splitlines() if "joey" in line or "10.71." in line)
-
-    def leases(self) -> set[str]:
-        return set(self.call("find", NETWORKS, "-type", "f", "-printf", "%f\n").split()) - {".lock", "network.json"}
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    """A host that forwards nothing yet; 192.0.2.9 is its neighbour, which has no route to networks behind it."""
-    words = [
-        "unshare",
-        "-n",
-        "-m",
-        "sh",
-        "-c",
-        f"mkdir -p {NETWORKS}; mount -t tmpfs tmpfs {NETWORKS}; echo; exec sleep 1000",
-    ]
-    holders = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
-    for holder in holders:
-        assert holder.stdout
-        holder.stdout.readline()
-    made = Host(tmp_path, holders[0].pid, holders[1].pid)
-    made.call("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward")  # a new namespace may have the machine's
-    for line in (f"ip link add up0 type veth peer name up0 netns {holders[1].pid}", "ip link set lo up",
-                 "ip addr add 192.0.2.1/24 dev up0", "ip link set up0 up"):  # fmt: skip
-        made.call(*line.split())
-    for line in ("ip link set lo up", f"ip addr add {BEYOND}/24 dev up0", "ip link set up0 up"):
-        subprocess.run([*made.beyond, *line.split()], check=True)
-    yield made
-    for name in made.ids:
-        made("delete", "--force", name)
-    left = made.links(), made.rules(), made.leases()
-    for holder in holders:
-        holder.kill()
-        holder.wait()
-    assert left == (set(), "", set())
 
 
 @pytest.fixture

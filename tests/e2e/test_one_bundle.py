@@ -18,10 +18,8 @@ import pytest
 
 from joey.runtime.commands.spec import template
 
+from .host import Host
 from .oldkernel import STATIC, TOP, boot, debian, needs_vm
-from .test_asif import kit  # noqa: F401  (a fixture)
-from .test_layers import btrfs  # noqa: F401  (a fixture)
-from .test_network import Host, host  # noqa: F401  (a fixture)
 
 pytestmark = [*needs_vm, pytest.mark.timeout(900)]
 
@@ -95,7 +93,7 @@ def shift(root: Path) -> None:
 
 
 @pytest.fixture
-def place(btrfs: Path) -> Path:  # noqa: F811
+def place(btrfs: Path) -> Path:
     """The bundle on btrfs, its root a subvolume of a file system with quota."""
     subprocess.run(["btrfs", "quota", "enable", btrfs], check=True)
     subprocess.run(["btrfs", "-q", "subvolume", "create", btrfs / "root"], check=True)
@@ -112,7 +110,7 @@ def place(btrfs: Path) -> Path:  # noqa: F811
 
 
 @pytest.fixture
-def server(place: Path, host: Host, tmp_path: Path) -> Iterator[None]:  # noqa: F811
+def server(place: Path, host: Host, tmp_path: Path) -> Iterator[None]:
     """The host's own page, which the container reads over its bridge. The host sees mounts that were there before it."""
     assert place
     (tmp_path / "www").mkdir()
@@ -132,7 +130,7 @@ def planned(text: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
-def check(host: Host, place: Path, expected: dict[str, str]) -> None:  # noqa: F811
+def check(host: Host, place: Path, expected: dict[str, str]) -> None:
     plan = planned(host("plan", "-b", str(place), timeout=120).stdout)
     assert {name: plan.get(name, plan.get(f"{name}-privileged", "")) for name in expected} == expected
     done = host("run", "-b", str(place), host.id(), timeout=300)
@@ -149,13 +147,13 @@ def check(host: Host, place: Path, expected: dict[str, str]) -> None:  # noqa: F
 
 
 @pytest.mark.usefixtures("server")
-def test_on_this_kernel(host: Host, place: Path) -> None:  # noqa: F811
+def test_on_this_kernel(host: Host, place: Path) -> None:
     check(host, place, HERE)
 
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("kernel", AS_IF)
-def test_as_if_on_an_older_one(kernel: str, host: Host, place: Path, kit: Path) -> None:  # noqa: F811
+def test_as_if_on_an_older_one(kernel: str, host: Host, place: Path, kit: Path) -> None:
     host.before = (sys.executable, str(TOP / "tools" / "asif"), kernel, "--")
     host.program = str(kit / "bin" / "joey")
     check(host, place, AS_IF[kernel])

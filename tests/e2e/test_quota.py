@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,21 +189,6 @@ def test_a_quota_that_can_not_be_had_is_refused(joey: Joey, bundle: MakeBundle) 
     name = joey.id()
     joey("run", "-d", "-b", str(bundle("sleep", "9")), name)
     assert "has no disk quota" in joey("update", "--disk-quota", "40M", name, check=False).stderr
-
-
-@pytest.fixture
-def btrfs(tmp_path: Path) -> Iterator[Path]:
-    if not shutil.which("mkfs.btrfs"):
-        pytest.skip("needs btrfs-progs (tools/test installs it)")
-    image, place = tmp_path / "btrfs.img", tmp_path / "btrfs"
-    place.mkdir()
-    with image.open("w") as file:
-        file.truncate(256 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, stdout=subprocess.DEVNULL)
-    if subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=False).returncode:
-        pytest.skip("this kernel has no btrfs")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @root
