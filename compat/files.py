@@ -7,6 +7,7 @@ import os
 from .errors import JoeyError
 
 LIMIT = 16 << 20
+_PROGRAMS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def read_text(path: str, limit: int = LIMIT, dir_fd: int | None = None) -> str:
@@ -64,6 +65,19 @@ def write_atomically(path: str, text: str | bytes, mode: int = 0o600) -> None:
         raise
     os.close(fd)
     os.rename(temporary, path)
+
+
+def find_program(name: str) -> str:
+    """Where a program of the host is, along $PATH and the usual folders; "" where it is not.
+
+    No empty or relative entry of $PATH counts: joey may have been called in a container's folder.
+    """
+    given = (folder for folder in os.environ.get("PATH", "").split(":") if folder.startswith("/"))
+    for folder in (*given, *_PROGRAMS):
+        path = f"{folder}/{name}"
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return ""
 
 
 def make_private_directories(path: str) -> None:

@@ -10,7 +10,7 @@ from fcntl import LOCK_EX, flock
 from .. import __version__
 from ..compat import files, process
 from ..compat.errors import JoeyError, ReportError
-from .report import KernelReport, load
+from .report import KernelReport, boot_id, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def machine_key() -> dict[str, str]:
         f"{mount.target}={','.join(mount.options)}" for mount in files.mounts() if mount.fstype in ("cgroup", "cgroup2")
     ]
     return {
-        "boot": files.read_line("/proc/sys/kernel/random/boot_id"),
+        "boot": boot_id(),
         "kernel": os.uname().release,
         "uid": str(os.geteuid()),
         "seccomp": f"{status.get('Seccomp', '')}/{status.get('Seccomp_filters', '')}/{status.get('NoNewPrivs', '')}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..compat import jsonio
 from ..compat.errors import ReportError
-from ..compat.files import LIMIT, read_text, write_atomically
+from ..compat.files import LIMIT, read_line, read_text, write_atomically
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class Finding:
         return out
 
 
+def boot_id() -> str:
+    """The kernel's id of this boot. Source: random(4)."""
+    return read_line("/proc/sys/kernel/random/boot_id")
+
+
 class KernelReport:
     """All findings of one machine. `key` says when they hold: boot id, kernel, uid, seccomp state and the like."""
 
@@ -60,6 +65,11 @@ class KernelReport:
         self.machine = machine
         self.joey = joey
         self.seconds = seconds
+
+    @property
+    def is_of_here(self) -> bool:
+        """Whether it is of this machine, since its boot: then what findings leave open can be looked at."""
+        return self.key.get("boot") == boot_id()
 
     def with_findings(self, *more: Finding) -> KernelReport:
         """The same with findings that a bundle adds, or changes."""

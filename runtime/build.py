@@ -98,23 +98,30 @@ def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
         clone.cgroup = state.cgroup
     quotas, images = quota_steps(bundle, plan, state)
     child += _child_steps(bundle, plan, state, options, channel, root, fds, late, listener, images)
-    if plan.mechanism("capabilities.ambient") == "file-capabilities" and bundle.capable:
-        from .steps.capable import CopyProgram
-
-        quotas.append(CopyProgram(bundle.capable, bundle.rootfs, state))
-    if by := plan.mechanism("views"):
-        from .steps.views import PrepareViews
-
-        quotas.append(PrepareViews(state, bundle, by))
-    before: list[Step] = [*quotas, *layer_steps(bundle, plan, state), *([by_parent] if by_parent else [])]
+    before: list[Step] = [*quotas, *layer_steps(bundle, state), *_prepared(bundle, plan, state)]
+    if by_parent:
+        before.append(by_parent)
     before += _id_mapped(bundle, child)
     return Start(tuple(_parent_steps(bundle, plan, state, clone, before, images)), tuple(child), channel, clone)
 
 
-def layer_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
+def _prepared(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
+    """The parent's steps for what the child then binds: a program with file capabilities, views of /proc."""
+    out: list[Step] = []
+    if plan.mechanism("capabilities.ambient") == "file-capabilities" and bundle.capable:
+        from .steps.capable import CopyProgram
+
+        out.append(CopyProgram(bundle.capable, bundle.rootfs, state))
+    if by := plan.mechanism("views"):
+        from .steps.views import PrepareViews
+
+        out.append(PrepareViews(state, bundle, by))
+    return out
+
+
+def layer_steps(bundle: Bundle, state: State) -> list[Step]:
     """The parent's step that mounts layers; what is made in one directory is there by now (planning.py)."""
-    from_layers = plan.mechanism("layers")
-    if bundle.layers is None or from_layers not in ("overlay", "fuse-overlayfs"):
+    if bundle.layers is None or not bundle.layers.is_mounted:
         return []
     from .steps.layers import MountLayers
 

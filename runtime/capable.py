@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .state import State
 
-FEATURE = "capabilities.ambient"
 _ATTRIBUTE = "security.capability"
 _REVISION_2, _EFFECTIVE = 0x02000000, 1
 

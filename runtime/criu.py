@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 
 from ..compat import files
@@ -47,10 +46,8 @@ SHARED_OPTIONS = (
 
 def find() -> str:
     """CRIU's path. Raises JoeyError where it is not installed or the caller may not use it."""
-    # no empty or relative entry: joey may have been called in a container's folder
-    folders = [*os.environ.get("PATH", os.defpath).split(":"), "/usr/sbin", "/usr/local/sbin"]
-    path = shutil.which("criu", path=":".join(folder for folder in folders if folder.startswith("/")))
-    if path is None:
+    path = files.find_program("criu")
+    if not path:
         raise JoeyError("CRIU is not installed", "install the package criu", "no-criu")
     if os.geteuid() != 0:
         raise JoeyError("checkpoint and restore need root", slug="no-criu")

@@ -32,6 +32,7 @@ FEATURE = "layers"
 FOLDER = "joey-layers"
 MOUNTED = ("overlay", "fuse-overlayfs")
 WAYS = {"reflink": "clone", "hard-links": "link", "copy": "copy"}
+_OF_ELSEWHERE = {"overlay": "overlay", "fuse-overlayfs": "fuse.overlayfs"}  # findings of another machine
 _LIMIT = 500  # layers of one root; the kernel's own
 _SAMPLE_FILES, _SAMPLE_BYTES = 64, 8 << 20
 # what would let a container write to what it shares by hard links: remount, or open past the read-only mount
@@ -51,9 +52,14 @@ class Layers:
         self.by = ""
 
     @property
+    def is_mounted(self) -> bool:
+        """Whether they are mounted for each container; else they are made into one directory, once."""
+        return self.by in MOUNTED
+
+    @property
     def writable(self) -> str:
         """The host's directory that holds what a container writes to its root."""
-        place = self.folder if self.by in MOUNTED else self.target
+        place = self.folder if self.is_mounted else self.target
         return place if os.path.isdir(place) else os.path.dirname(place)
 
     def record(self) -> dict[str, object]:
@@ -162,6 +168,8 @@ def with_layers(
         raise UsageError(f"{len(paths)} layers: more than {_LIMIT}")
     layers = bundle.layers = Layers(bundle, paths)
     need = Need(FEATURE, f"annotations[{LAYERS_ANNOTATION!r}]" if layer_words(bundle) else "--layer")
+    if not report.is_of_here:
+        return report.with_findings(*_elsewhere(report)), [need]
     record = layers.record()
     found = []
     with _scratch(bundle) as scratch:
@@ -180,6 +188,17 @@ def with_layers(
             state = "absent" if why else "works"
             found.append(Finding(f"place.{name}", state, f"{name} of the bundle's layers", why or "it can be done"))
     return report.with_findings(*found), [need]
+
+
+def _elsewhere(report: KernelReport) -> list[Finding]:
+    """What is known of another machine, whose directories are not there to look at."""
+    found = []
+    for name in (*MOUNTED, "btrfs-snapshot", *WAYS):
+        asked = _OF_ELSEWHERE.get(name, "")
+        state = "works" if report.works(asked) or name == "copy" else "absent"
+        answer = report.evidence(asked) if asked else "the directories are not there to look at"
+        found.append(Finding(f"place.{name}", state, f"{name} of the bundle's layers", answer))
+    return found
 
 
 def _holds(folder: str, other: str) -> bool:
@@ -258,12 +277,12 @@ def _copy_unfit(bundle: Bundle, layers: Layers) -> str:
 
 
 def costs(bundle: Bundle, layers: Layers) -> list[tuple[str, int, int, float]]:
-    """What each way writes before a container starts: its name, files, bytes, and seconds by a sample that is copied.
+    """What each way writes before a container starts: its name, files, bytes, and seconds by a sample that is written.
 
     What is mounted copies a file when it is written to first.
     """
     cost = tree.measure(layers.paths)
-    a_file, a_byte = _speed(bundle, layers.paths[0])
+    a_file, a_byte = _speed(bundle)
     rest, rest_bytes = cost.files - cost.shared_files, cost.bytes - cost.shared_bytes
     return [
         *((name, 0, 0, 0.0) for name in (*MOUNTED, "btrfs-snapshot")),
@@ -273,12 +292,11 @@ def costs(bundle: Bundle, layers: Layers) -> list[tuple[str, int, int, float]]:
     ]
 
 
-def _speed(bundle: Bundle, layer: str) -> tuple[float, float]:
-    """Seconds a file and a byte take here, by copying some of a layer."""
+def _speed(bundle: Bundle) -> tuple[float, float]:
+    """Seconds a file and a byte take here, by some that are written."""
     with _scratch(bundle) as scratch:
         if not scratch:
             return 0.0, 0.0
-        folder = f"{scratch}/empty"
         started = time.perf_counter()
         for number in range(_SAMPLE_FILES):
             with open(f"{scratch}/{number}", "wb"):
@@ -287,7 +305,7 @@ def _speed(bundle: Bundle, layer: str) -> tuple[float, float]:
             os.utime(f"{scratch}/{number}")
         a_file = (time.perf_counter() - started) / _SAMPLE_FILES * 2  # it is read, too
         started = time.perf_counter()
-        with open(folder, "wb") as file:
+        with open(f"{scratch}/large", "wb") as file:
             file.write(bytes(_SAMPLE_BYTES))
         return a_file, (time.perf_counter() - started) / _SAMPLE_BYTES
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..compat import capabilities, files
+from ..compat import capabilities
 from ..compat.constants import CAP_NET_ADMIN
 from ..compat.errors import BundleError, JoeyError
 from ..compat.network import cni, links, nat
@@ -38,7 +38,7 @@ def with_networks(report: KernelReport, bundle: Bundle, words: list[str]) -> tup
     if not bundle.creates("network"):
         hint = 'add {"type": "network"} to linux.namespaces, without a path'
         raise BundleError(field, "needs a network namespace of the container's own", hint)
-    here = report.key.get("boot") == files.read_line("/proc/sys/kernel/random/boot_id")
+    here = report.is_of_here
     needs = []
     bridges = [network for network in bundle.networks if network.kind == "bridge"]
     if bridges:

@@ -55,7 +55,7 @@ def restore(
         quotas, in_images = build.quota_steps(bundle, plan, made)
         if in_images:
             raise UsageError("a container whose disk quota is an image can't be restored")
-        steps = [*resources.cgroup_steps(bundle, plan, made), *quotas, *build.layer_steps(bundle, plan, made)]
+        steps = [*resources.cgroup_steps(bundle, plan, made), *quotas, *build.layer_steps(bundle, made)]
         born = is_born_in_v2({}, made.cgroup, plan.mechanism("cgroup-v2-entry"))
         launch.run_parent((*steps, RestoreByCriu(call, images, log, bundle, made, born)))
     except BaseException:

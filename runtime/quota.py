@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from ..compat import files
 from ..compat.errors import JoeyError, UsageError
 from ..compat.quota import images, places, projects, qgroups
 from ..compat.quota.places import Place
@@ -74,7 +73,7 @@ def with_quota(report: KernelReport, bundle: Bundle, words: list[str]) -> tuple[
     bundle.quota = disk_quota(bundle, words)
     need = Need(FEATURE, f"annotations[{QUOTA_ANNOTATION!r}]" if quota_words(bundle) else "--disk-quota")
     found = []
-    if report.key.get("boot") != files.read_line("/proc/sys/kernel/random/boot_id"):
+    if not report.is_of_here:
         for name, other in ELSEWHERE.items():
             state = "works" if report.works(other) else "absent"
             found.append(Finding(name, state, "the directories are not there to look at", report.evidence(other)))

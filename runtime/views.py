@@ -8,7 +8,7 @@ import shutil
 import time
 from binascii import crc32
 
-from ..compat import daemon, files, libc
+from ..compat import daemon, libc
 from ..compat.constants import AT_FDCWD, MNT_DETACH, OPEN_TREE_CLONE
 from ..compat.errors import JoeyError, KernelError
 from ..compat.views import TARGETS, fuse, lxcfs
@@ -33,7 +33,7 @@ _LXCFS = {name: f"sys/devices/system/cpu/{name}" if name == "online" else f"proc
 def with_views(report: KernelReport, asked: bool) -> tuple[KernelReport, list[Need]]:
     """The report with the ways that this host has to show a container its own figures, and the need."""
     field = "--views" if asked else f"annotations[{VIEW_ANNOTATION!r}]"
-    here = report.key.get("boot") == files.read_line("/proc/sys/kernel/random/boot_id")
+    here = report.is_of_here
     root = "" if os.geteuid() == 0 else "only root can mount it"
     no_fuse = "" if report.works("fuse") else report.evidence("fuse")
     no_group = "" if _has_memory_group(report) else "no mounted cgroup hierarchy carries memory, by which lxcfs goes"

@@ -6,15 +6,13 @@ Source: Linux Documentation/filesystems/overlayfs.rst, fuse-overlayfs(1).
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
-from .. import libc
+from .. import files, libc
 from ..constants import CLONE_NEWNS, MS_PRIVATE, MS_REC, SIGCHLD
 from ..errors import JoeyError, KernelError
 
 _PAGE = 4096
-_SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin"
 
 
 def mount_overlay(layers: list[str], upper: str, work: str, target: str) -> None:
@@ -70,7 +68,7 @@ def overlay_unfit(layers: list[str], scratch: str) -> str:
 
 def fuse_program() -> str:
     """Where fuse-overlayfs is; "" where it is not."""
-    return shutil.which("fuse-overlayfs", path=_SEARCH) or ""
+    return files.find_program("fuse-overlayfs")
 
 
 def mount_fuse_overlayfs(layers: list[str], upper: str, work: str, target: str) -> None:

@@ -82,11 +82,6 @@ class Netlink:
         with _named(f"default route by {gateway}"):
             self._route.route("add", dst="0.0.0.0/0", gateway=str(gateway))
 
-    def addresses(self, index: int) -> list[tuple[str, int]]:
-        """A link's IPv4 addresses, each with its prefix."""
-        found = self._route.get_addr(family=socket.AF_INET, index=index)
-        return [(item.get("IFA_LOCAL"), item["prefixlen"]) for item in found]
-
     def routed(self) -> list[tuple[str, int]]:
         """What the host's main table has routes to: address, prefix; without default routes."""
         found = self._route.get_routes(family=socket.AF_INET, table=254)

@@ -6,12 +6,11 @@ rule in that chain lets a packet through. CentOS 6's iptables 1.4.7 has neither 
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 
 from ..errors import JoeyError
+from ..files import find_program
 
 _XTABLES_BUSY = 4  # iptables' exit status while another one holds its lock
 _FORWARD = "/proc/sys/net/ipv4/ip_forward"
@@ -19,7 +18,7 @@ _FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
 def unfit(tool: str) -> str:
     """Why a tool ("iptables", "iptables-legacy", "nft") can't be used here; "" where it can. Lists a table with it."""
-    path = _path(tool)
+    path = find_program(tool)
     if not path:
         return f"there is no {tool}"
     words = ["list", "tables"] if tool == "nft" else ["-t", "nat", "-n", "-L", "POSTROUTING"]
@@ -75,7 +74,7 @@ def _remove_rule(tool: str, table: str, chain: str, rule: list[str]) -> None:
 
 def _xtables(tool: str, words: list[str]) -> subprocess.CompletedProcess[str]:
     for _ in range(50):
-        done = _call([_path(tool) or tool, *words])
+        done = _call([find_program(tool) or tool, *words])
         if done.returncode != _XTABLES_BUSY:
             break
         time.sleep(0.1)
@@ -101,7 +100,7 @@ def _nft_rules(bridge: str, subnet: str) -> str:
 
 
 def _nft(text: str) -> None:
-    _must(_call([_path("nft") or "nft", "-f", "-"], text), "nft")
+    _must(_call([find_program("nft") or "nft", "-f", "-"], text), "nft")
 
 
 def _must(done: subprocess.CompletedProcess[str], what: str) -> None:
@@ -120,8 +119,3 @@ def _call(argv: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(argv, 1, "", str(error))
-
-
-def _path(tool: str) -> str | None:
-    """A tool, also where a plain user's PATH does not lead."""
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")

@@ -8,18 +8,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import subprocess
 from struct import pack, unpack_from
 
 from ..errors import JoeyError
+from ..files import find_program
 
 _GET_FREE, _SET_FD, _CLR_FD, _SET_STATUS64, _SET_CAPACITY = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C07
 _AUTOCLEAR = 4
 _RESIZE_FS = 0x40086610
 _MKFS = (("mkfs.ext4", ("-F", "-q", "-m", "0")), ("mke2fs", ("-F", "-q", "-m", "0", "-t", "ext4")))
 FSTYPE = "ext4"
-_SEARCH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _BLOCK = 4096
 FIRST_FREE_INODE = 11  # those before are the file system's own
 _TRIES = 64
@@ -28,11 +27,11 @@ _TRIES = 64
 def maker() -> tuple[str, ...]:
     """The command that makes a file system here, without the file; () for none."""
     for name, words in _MKFS:
-        path = shutil.which(name, path=_SEARCH)
+        path = find_program(name)
         if path and os.path.basename(os.path.realpath(path)) != "busybox":
             return path, *words
     busybox = os.path.join(os.path.dirname(os.path.realpath("/proc/self/exe")), "busybox")
-    for path in (busybox, shutil.which("busybox", path=_SEARCH) or ""):
+    for path in (busybox, find_program("busybox")):
         if path and os.access(path, os.X_OK) and _has_mke2fs(path):
             return path, "mke2fs", "-F", "-m", "0"
     return ()

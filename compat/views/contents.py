@@ -196,7 +196,7 @@ class View:
         sums = [sum(column) for column in zip(*used, strict=True)]
         out = [_cpu_line("cpu ", *sums)]
         out += [_cpu_line(f"cpu{number}", *ticks) for number, ticks in enumerate(used)]
-        running, blocked, total, _ = self._tasks()
+        running, blocked, total = self._tasks()
         own = {
             "btime": int(time.time() - (time.monotonic() - self._started)),
             "processes": total,
@@ -216,27 +216,27 @@ class View:
 
     # --- processes ---
 
-    def _tasks(self) -> tuple[int, int, int, int]:
-        """Processes that run or could, that wait for a disk, all, and the highest pid; of threads the first counts."""
+    def _tasks(self) -> tuple[int, int, int]:
+        """Processes that run or could, that wait for a disk, and all; of threads the first counts."""
         running = blocked = 0
         found = self._pids()
         for pid in found:
             _, fields = process.stat(pid)
             running += bool(fields) and fields[0] == "R"
             blocked += bool(fields) and fields[0] == "D"
-        return running, blocked, len(found), max(found, default=0)
+        return running, blocked, len(found)
 
     def sample(self) -> None:
         """Take the load into account; to be called every five seconds or so."""
         now = time.monotonic()
-        running, blocked, _, _ = self._tasks()
+        running, blocked, _ = self._tasks()
         for place, age in enumerate(_AGES):
             weight = math.exp(-(now - self._sampled) / age)
             self._load[place] = self._load[place] * weight + (running + blocked) * (1 - weight)
         self._sampled = now
 
     def loadavg(self) -> str:
-        running, _, total, _ = self._tasks()
+        running, _, total = self._tasks()
         return " ".join(f"{load:.2f}" for load in self._load) + f" {running}/{total} {total}\n"
 
     # --- disks ---

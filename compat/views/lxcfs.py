@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 
@@ -11,7 +10,6 @@ from .. import files, libc
 from ..constants import MNT_DETACH
 from ..errors import JoeyError
 
-_SEARCH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin"
 _SECONDS = 10.0
 FOLDER = "/run/joey-public"  # below it is what joey starts
 
@@ -32,7 +30,7 @@ def answers(place: str) -> bool:
 
 def program() -> str:
     """Where lxcfs(1) is; "" where it is not."""
-    return shutil.which("lxcfs", path=_SEARCH) or ""
+    return files.find_program("lxcfs")
 
 
 def start(place: str) -> None:

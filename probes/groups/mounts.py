@@ -287,10 +287,10 @@ def fuse_overlayfs() -> Answer:
 
 def find_program(name: str) -> str:
     """Where a program is; Answered("absent") where it is not."""
-    for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
-        if os.access(f"{directory}/{name}", os.X_OK):
-            return f"{directory}/{name}"
-    raise Answered("absent", "not installed")
+    path = files.find_program(name)
+    if not path:
+        raise Answered("absent", "not installed")
+    return path
 
 
 @GROUP.probe("tmpfs.xattr-trusted", "setxattr(trusted.*) on tmpfs", "no overlay on tmpfs with whiteouts")

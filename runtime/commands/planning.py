@@ -130,7 +130,7 @@ def root_of_layers(
     bundle.layers.by = made.mechanism(layers.FEATURE)
     if make_it:
         made.require()
-        if bundle.layers.by not in layers.MOUNTED:
+        if not bundle.layers.is_mounted:
             layers.make(bundle.layers)
     return report, more
 
