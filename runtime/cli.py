@@ -11,7 +11,7 @@ from . import log
 from .options import Command, Option, describe, parse
 from .state import default_root
 
-# name -> (module in commands/, one line for the list). Grouped as the help shows them.
+# name -> (module in commands/ or, with dots, below the package, one line for the list). Grouped as the help shows them.
 COMMANDS = {
     "look at a kernel": {
         "probe": ("probe", "try what this kernel can do, and show what each absence costs"),
@@ -37,6 +37,10 @@ COMMANDS = {
         "spec": ("spec", "write a config.json to start from"),
         "features": ("features", "print what joey can do on this machine, as the runtime-spec asks"),
         "version": ("version", "print the version"),
+    },
+    "move machines": {
+        "migrate": ("migrate.commands.migrate", "make an image of a machine's disks or an application's files"),
+        "image": ("migrate.commands.image", "look at images, check, unpack and move them"),
     },
 }
 
@@ -97,9 +101,12 @@ def _main(argv: list[str]) -> int:
     log.configure(shared.text("log"), shared.text("log-format"), shared.switch("debug"))
     name, *rest = shared.words
     if name == "help":
-        print(load(rest[0]).help() if rest else _help(), end="")
+        print(_help_of(rest), end="")
         return 0
     command = load(name)
+    if rest and rest[0] in command.verbs:
+        command = load_verb(command, rest.pop(0))
+        name = command.name
     if shared.switch("help"):
         print(command.help(), end="")
         return 0
@@ -112,6 +119,8 @@ def _main(argv: list[str]) -> int:
     if count < command.least or (command.most >= 0 and count > command.most):
         raise UsageError(f"usage: joey {name} {command.words}".rstrip() + f" ({count} given)", hint)
     arguments.shared = shared
+    if command.run is None:
+        raise UsageError(f"joey {name}: which of " + ", ".join(command.verbs) + "?", hint)
     return command.run(arguments)
 
 
@@ -124,11 +133,28 @@ def load(name: str) -> Command:
     """A command's module, imported. Raises UsageError for an unknown name."""
     for group in COMMANDS.values():
         if name in group:
-            module = f"{__package__}.commands.{group[name][0]}"
-            __import__(module)
-            command: Command = sys.modules[module].COMMAND
-            return command
+            return _import(group[name][0])
     raise UsageError(f'unknown command "{name}"', HELP_HINT)
+
+
+def load_verb(command: Command, verb: str) -> Command:
+    """The module of a command's verb, imported."""
+    return _import(command.verbs[verb][0])
+
+
+def _import(name: str) -> Command:
+    """What stands above this package is loaded by its name, and only when it is called for: no import goes upward."""
+    module = f"{__package__.rpartition('.')[0]}.{name}" if "." in name else f"{__package__}.commands.{name}"
+    __import__(module)
+    command: Command = sys.modules[module].COMMAND
+    return command
+
+
+def _help_of(words: list[str]) -> str:
+    if not words:
+        return _help()
+    command = load(words[0])
+    return (load_verb(command, words[1]) if len(words) > 1 and words[1] in command.verbs else command).help()
 
 
 def _help() -> str:

@@ -33,15 +33,31 @@ class Option:
 
 
 class Command:
-    """A command's name, words, options and texts. `least` and `most` bound its words; `most` -1 is any number."""
+    """A command's name, words, options and texts. `least` and `most` bound its words; `most` -1 is any number.
 
-    __slots__ = ("detail", "examples", "least", "most", "name", "options", "run", "stop_at_word", "summary", "words")
+    `verbs` are commands of their own behind its name: name -> (module, one line for the list), as in `cli.COMMANDS`.
+    `run` may be None for one that has nothing but verbs.
+    """
+
+    __slots__ = (
+        "detail",
+        "examples",
+        "least",
+        "most",
+        "name",
+        "options",
+        "run",
+        "stop_at_word",
+        "summary",
+        "verbs",
+        "words",
+    )
 
     def __init__(
         self,
         name: str,
         summary: str,
-        run: Callable[[Arguments], int],
+        run: Callable[[Arguments], int] | None,
         words: str = "",
         least: int = 0,
         most: int = 0,
@@ -49,6 +65,7 @@ class Command:
         detail: str = "",
         examples: tuple[str, ...] = (),
         stop_at_word: bool = False,
+        verbs: dict[str, tuple[str, str]] | None = None,
     ) -> None:
         self.name = name
         self.summary = summary
@@ -60,11 +77,17 @@ class Command:
         self.detail = detail
         self.examples = examples
         self.stop_at_word = stop_at_word
+        self.verbs = verbs or {}
 
     def help(self) -> str:
         """The text of `joey NAME --help`."""
         usage = f"joey {self.name}" + (" [options]" if self.options else "") + (f" {self.words}" if self.words else "")
+        if self.verbs:
+            usage = (usage + "\n" if self.run else "") + f"joey {self.name} {'|'.join(self.verbs)} ..."
         parts = [f"{usage}\n\n{self.summary[0].upper()}{self.summary[1:]}."]
+        if self.verbs:
+            rows = (f"  {name:<10} {summary}" for name, (_, summary) in self.verbs.items())
+            parts.append("Each with its own --help:\n" + "\n".join(rows))
         if self.detail:
             parts.append(self.detail)
         if self.options:

@@ -1,27 +1,24 @@
 """A file system of its own in a sparse file: the size is the limit. Made once, grown while it is mounted.
 
-Source: loop(4); <linux/loop.h>; EXT4_IOC_RESIZE_FS, <linux/ext4.h> and the kernel's ext4 document.
+Source: EXT4_IOC_RESIZE_FS, <linux/ext4.h> and the kernel's ext4 document.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import subprocess
 from struct import pack, unpack_from
 
+from .. import loopdevice
 from ..errors import JoeyError
 from ..files import find_program
 
-_GET_FREE, _SET_FD, _CLR_FD, _SET_STATUS64, _SET_CAPACITY = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C07
-_AUTOCLEAR = 4
 _RESIZE_FS = 0x40086610
 _MKFS = (("mkfs.ext4", ("-F", "-q", "-m", "0")), ("mke2fs", ("-F", "-q", "-m", "0", "-t", "ext4")))
 FSTYPE = "ext4"
 _BLOCK = 4096
 FIRST_FREE_INODE = 11  # those before are the file system's own
-_TRIES = 64
 
 
 def maker() -> tuple[str, ...]:
@@ -90,44 +87,9 @@ def attach(path: str) -> tuple[int, str]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the device keeps the file open, and so locked
         except BlockingIOError:
             raise JoeyError(f"{path} is in use", "another container of the bundle runs", "quota") from None
-        for number in range(_TRIES):
-            node = _free(number)
-            if not node:
-                continue
-            try:
-                device = os.open(node, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.ioctl(device, _SET_FD, file)
-            except OSError as error:
-                os.close(device)
-                if error.errno == errno.EBUSY:
-                    continue  # another took it a moment ago
-                raise
-            info = pack("<5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR, os.fsencode(path)[-63:], b"", b"", 0, 0)
-            try:
-                fcntl.ioctl(device, _SET_STATUS64, info)
-            except OSError:
-                fcntl.ioctl(device, _CLR_FD)
-                os.close(device)
-                raise
-            return device, node
+        return loopdevice.attach(file, path)
     finally:
         os.close(file)
-    raise JoeyError(f"{path}: no loop device is free", "see losetup -a; modprobe loop max_loop=64", "quota")
-
-
-def _free(number: int) -> str:
-    """A loop device that may be free: the kernel's word, or before Linux 3.1 one after the other."""
-    try:
-        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return f"/dev/loop{number}"
-    try:
-        return f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
-    finally:
-        os.close(control)
 
 
 def grow(path: str, device: str, mounted: int, size: int) -> None:
@@ -143,7 +105,7 @@ def grow(path: str, device: str, mounted: int, size: int) -> None:
     os.truncate(path, size)
     fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(fd, _SET_CAPACITY)
+        fcntl.ioctl(fd, loopdevice.SET_CAPACITY)
     finally:
         os.close(fd)
     try:

@@ -1,0 +1,152 @@
+"""`joey migrate`: an image of a machine's disks."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from ...compat import jsonio
+from ...compat.errors import UsageError
+from ...runtime.options import Arguments, Command, Option
+from ...runtime.tables import Table
+from ..image.layout import Layout
+from ..migration import Result, migrate
+from ..progress import Progress
+from ..recipe import text as recipe_text
+from ..recipe.model import Recipe
+from ..recipe.text import shown_size
+from ..sources.contract import Options
+from ..sources.open import source_of
+from ..work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SOURCE_OPTIONS = (
+    Option("--root-volume", "NAME", "the volume with the root file system, where there are several"),
+    Option("--skip-mount", "PATH", "do without this mount of the machine's fstab; may be repeated", many=True),
+    Option("--backing", "", "read the images that this one is a difference to; they must be in the same folder"),
+    Option("--reader", "NAME", "how the file systems are read: mount"),
+    Option("--work", "DIR", "where raw disks are put meanwhile (default: $TMPDIR or /var/tmp)"),
+)
+
+
+def options_of(arguments: Arguments, work: str) -> Options:
+    """The options that say how a source is read."""
+    options = Options(work)
+    options.reader = arguments.text("reader")
+    options.root_volume = arguments.text("root-volume")
+    options.skipped_mounts = arguments.many("skip-mount")
+    options.backing = arguments.switch("backing")
+    return options
+
+
+def recipe_of(arguments: Arguments) -> Recipe | None:
+    """The recipe that --recipe names, or None."""
+    path = arguments.text("recipe")
+    if not path:
+        return None
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return recipe_text.parse(file.read((1 << 20) + 1), path)
+
+
+def run(arguments: Arguments) -> int:
+    destination = arguments.text("to")
+    if not destination:
+        raise UsageError("where to? --to oci:DIR[:NAME]", "see: joey migrate --help")
+    kind, _, rest = destination.partition(":")
+    if kind != "oci" or not rest:
+        raise UsageError(f"--to {destination}: not a destination", "oci:DIR[:NAME]")
+    folder, _, name = rest.partition(":")
+    recipe = recipe_of(arguments) or Recipe()
+    if name:
+        recipe.image.name = name
+    layout = Layout(folder)
+    work = Work(arguments.words, arguments.text("work"))
+    try:
+        with Progress() as progress, work as place:
+            source = source_of(arguments.words, options_of(arguments, place), progress.share)
+            with source as opened:
+                layout.create()
+                result = migrate(source, opened, recipe, layout, progress)
+    except BaseException:
+        if work.kept():
+            print(
+                f"joey: the converted disk stays in {work.path} for the next run; remove it if there is none",
+                file=sys.stderr,
+            )
+        raise
+    finally:
+        layout.close()
+    if arguments.switch("json"):
+        print(jsonio.dumps(as_json(result)))
+    else:
+        show(result, destination)
+    return 0
+
+
+def as_json(result: Result) -> dict[str, object]:
+    report = result.report
+    return {
+        "manifest": result.manifest,
+        "seconds": round(result.seconds, 2),
+        "entries": report.entries,
+        "bytes": report.size,
+        "layers": [
+            {"name": name, "digest": w.digest, "size": w.size, "unpacked": w.unpacked, "entries": w.entries}
+            for name, w in result.layers
+        ],
+        "dropped": [
+            {"rule": name, "reason": d.reason, "entries": d.entries, "bytes": d.size, "examples": d.examples}
+            for name, d in report.dropped.items()
+        ],
+        "warnings": report.warnings,
+    }
+
+
+def show(result: Result, destination: str) -> None:
+    """The report for people."""
+    report = result.report
+    table = Table(
+        f"{destination}: {report.entries} entries, {shown_size(report.size)}", "layer", "entries", "unpacked", "blob"
+    )
+    for name, written in result.layers:
+        table.add(name, str(written.entries), shown_size(written.unpacked), shown_size(written.size))
+    table.print()
+    dropped = Table("not moved", "rule", "entries", "bytes", "why", "such as")
+    for name, each in sorted(report.dropped.items(), key=lambda item: -item[1].size):
+        dropped.add(name, str(each.entries), shown_size(each.size), each.reason, each.examples[0])
+    dropped.print()
+    _lines("warning", report.warnings)
+    print(f"{result.manifest['digest']} in {result.seconds:.1f} s")
+
+
+def _lines(word: str, lines: Sequence[str]) -> None:
+    for line in lines[:20]:
+        print(f"{word}: {line}")
+    if len(lines) > 20:
+        print(f"{word}: and {len(lines) - 20} more (--json lists all)")
+
+
+COMMAND = Command(
+    "migrate",
+    "make an OCI image of a machine's disks or of a root file system",
+    run,
+    words="SOURCE...",
+    least=1,
+    most=-1,
+    options=(
+        Option("--to", "DESTINATION", "oci:DIR[:NAME], an OCI image layout"),
+        Option("--recipe", "FILE", "what moves and what does not (joey migrate plan writes one)"),
+        *SOURCE_OPTIONS,
+        Option("--json", "", "print the report as JSON"),
+    ),
+    detail=(
+        "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX), several of one machine, a block device, or a\n"
+        "folder that is a root file system. Sources are only read."
+    ),
+    examples=(
+        "joey migrate web1.vmdk --to oci:images:web1",
+        "joey migrate web1.qcow2 --recipe web1.yaml --to oci:images:web1",
+    ),
+)

@@ -1,0 +1,156 @@
+"""A disk image of any format as a sparse raw file, by qemu-img; a raw one is taken as it is. The image is only read.
+
+Every file and format is named to qemu-img outright, so it follows nothing that is written in an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from ...compat.files import find_program
+from .blocks import DiskError
+from .formats import DiskImage, inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LARGEST = 64 << 40  # bytes of a disk
+_CHAIN = 16
+_ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+
+
+def raw(path: str, folder: str, take_backing: bool, done: Callable[[float], None] = lambda share: None) -> str:
+    """The path of a raw disk with an image's content: the image itself, or a new file in `folder`.
+
+    `done` is told the share that is converted. Raises DiskError.
+    """
+    image = inspect(path, take_backing)
+    if image.format == "raw":
+        return path
+    options = _options(image, take_backing)
+    tool = find_program("qemu-img")
+    if not tool:
+        raise DiskError(f"{path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
+    size = _size(tool, image, options)
+    _check_room(tool, image, options, folder)
+    target = os.path.join(folder, "disk-" + hashlib.sha256(options.encode()).hexdigest()[:12] + ".raw")
+    if os.path.isfile(target):
+        return target  # an interrupted run came that far
+    words = [tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, target + ".part"]
+    _convert(words, image, size, target + ".part", done)
+    os.rename(target + ".part", target)
+    return target
+
+
+def _options(image: DiskImage, take_backing: bool) -> str:
+    """qemu's description of an image and what it is a difference to, with every name in it ours."""
+    chain = [image]
+    while chain[-1].backing:
+        if len(chain) >= _CHAIN or any(chain[-1].backing == os.path.realpath(known.path) for known in chain):
+            raise DiskError(f"{image.path}: its chain of backing files goes round, or has more than {_CHAIN}")
+        chain.append(inspect(chain[-1].backing, take_backing))
+    value: dict[str, Any] | None = None
+    for link in reversed(chain):
+        file = {"driver": "file", "filename": os.path.abspath(link.path), "locking": "off"}
+        value = {
+            "driver": link.format,
+            "file": file,
+            **({"backing": value} if link.format in ("qcow2", "vmdk") else {}),
+        }
+    return json.dumps(value)
+
+
+def _limited(words: list[str], size: int) -> list[str]:
+    """A command with what qemu-img may use, whatever an image makes it do: 4 GiB of memory, files of the disk's size.
+
+    Source: ulimit of POSIX sh, whose unit for files is 512 bytes.
+    """
+    limits = f"ulimit -c 0 && ulimit -v {4 << 20} && ulimit -f {(size + 0xFFFF) >> 9}"
+    return ["/bin/sh", "-c", limits + ' && exec "$@"', "sh", *words]
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _limited(words, 1 << 20),
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        timeout=600,
+        env=_ENVIRONMENT,
+    )
+
+
+def _size(tool: str, image: DiskImage, options: str) -> int:
+    """The size of the disk in bytes."""
+    done = _run([tool, "info", "--output=json", "json:" + options])
+    if done.returncode:
+        raise DiskError(f"{image.path} is a damaged {image.title} image: {_words(done.stderr)}")
+    size = json.loads(done.stdout).get("virtual-size")
+    if not isinstance(size, int) or not 0 < size <= LARGEST:
+        raise DiskError(f"{image.path} says that its disk has {size} bytes")
+    return size
+
+
+def _check_room(tool: str, image: DiskImage, options: str, folder: str) -> None:
+    done = _run([tool, "measure", "--output=json", "-O", "raw", "json:" + options])
+    if done.returncode:
+        return  # a driver without that: the conversion itself will tell
+    needed = json.loads(done.stdout).get("required", 0)
+    status = os.statvfs(folder)
+    room = status.f_bavail * status.f_frsize
+    if needed > room:
+        raise DiskError(
+            f"{image.path}: its raw content needs {needed >> 20} MiB, and {folder} has room for {room >> 20}",
+            "--work DIR names another folder",
+        )
+
+
+def _convert(words: list[str], image: DiskImage, size: int, target: str, done: Callable[[float], None]) -> None:
+    process = subprocess.Popen(
+        _limited(words, size),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_ENVIRONMENT,
+    )
+    try:
+        assert process.stdout
+        assert process.stderr
+        text = b""
+        while data := os.read(process.stdout.fileno(), 4096):  # "    (12.34/100%)\r", again and again
+            text = (text + data)[-64:]
+            share = text.rpartition(b"(")[2].partition(b"/")[0]
+            try:
+                done(float(share) / 100)
+            except ValueError:
+                continue
+        errors = process.stderr.read().decode("utf-8", "replace")
+        status = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
+    if status:
+        if os.path.lexists(target):
+            os.unlink(target)
+        word = "no space left" if "No space left" in errors else f"a damaged {image.title} image"
+        raise DiskError(
+            f"{image.path}: {word}: {_words(errors)}", "--work DIR names another folder" if "space" in word else ""
+        )
+
+
+def _words(text: str) -> str:
+    """qemu-img's complaint in one line, without the description of the image in it."""
+    line = text.strip().splitlines()[-1] if text.strip() else "qemu-img says nothing"
+    return line.removeprefix("qemu-img: ").partition("'json:")[0].rstrip(": ") + (
+        line.rpartition("'")[2] if "'json:" in line else ""
+    )

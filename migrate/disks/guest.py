@@ -1,0 +1,130 @@
+"""Which volumes make up a guest's root file system: its fstab, matched against the volumes that are there.
+
+Source: fstab(5), blkid(8) for the tags.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ..trees.entry import shown
+from .volumes import Volume
+
+_KERNEL_TYPES = frozenset(
+    "proc sysfs devpts tmpfs ramfs devtmpfs cgroup cgroup2 debugfs tracefs securityfs usbfs binfmt_misc mqueue "
+    "hugetlbfs rpc_pipefs nfsd configfs fusectl pstore efivarfs selinuxfs swap none ignore".split()
+)
+_NETWORK_TYPES = frozenset("nfs nfs4 cifs smbfs smb3 glusterfs ceph 9p lustre afs sshfs fuse.sshfs gfs2 ocfs2".split())
+_REMOVABLE_TYPES = frozenset("iso9660 udf auto floppy vfat msdos".split())
+_LARGEST_FSTAB = 1 << 20
+_MOST_LINES = 1000
+
+
+class Line(NamedTuple):
+    """A line of an fstab, escapes undone."""
+
+    device: str
+    target: str
+    type: str
+    options: tuple[str, ...]
+
+
+class Mount(NamedTuple):
+    """A volume to be mounted at a path of the guest, with a btrfs subvolume or ""."""
+
+    volume: Volume
+    target: str
+    subvolume: str
+
+
+def parse(text: str) -> list[Line]:
+    """The lines of an fstab that say something; those with fewer than two fields are passed over, as mount does."""
+    found = []
+    for line in text[:_LARGEST_FSTAB].splitlines()[:_MOST_LINES]:
+        fields = line.split()
+        if len(fields) < 2 or fields[0].startswith("#"):
+            continue
+        device, target, *rest = (_unescaped(field) for field in fields)
+        options = rest[1].split(",") if len(rest) > 1 else []
+        found.append(Line(_unquoted(device), target, rest[0] if rest else "auto", tuple(options)))
+    return found
+
+
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8) & 0xFF), field)
+
+
+def _unquoted(device: str) -> str:
+    """`UUID="..."` and `UUID=...` are the same."""
+    tag, equals, value = device.partition("=")
+    return f"{tag}={value.strip(chr(34))}" if equals and tag.isupper() else device
+
+
+def find(device: str, volumes: list[Volume]) -> Volume | None:
+    """The volume that an fstab's first field names, or None."""
+    tag, equals, value = device.partition("=")
+    if equals and tag in ("UUID", "LABEL", "PARTUUID", "PARTLABEL"):
+        wanted = f"{tag}={value}"
+    elif device.startswith("/dev/disk/by-"):
+        kind, _, value = device.removeprefix("/dev/disk/by-").partition("/")
+        wanted = f"{kind.upper()}={_unhexed(value)}" if kind in ("uuid", "label", "partuuid", "partlabel") else ""
+    else:
+        wanted = device.removeprefix("/dev/")
+    if not wanted:
+        return None
+    folded = wanted.lower() if "UUID=" in wanted else wanted
+    return next((v for v in volumes if folded in {n.lower() if "UUID=" in n else n for n in v.names}), None)
+
+
+def _unhexed(value: str) -> str:
+    """udev writes a slash or a space in a label as \\x2f, \\x20."""
+    return re.sub(r"\\x([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), value)
+
+
+class Layout(NamedTuple):
+    """`mounts` in the order to be made, the root not among them; `missing`: lines whose volume is not there; `notes`:
+    lines that an image has no use for, a sentence each.
+    """
+
+    mounts: list[Mount]
+    missing: list[tuple[Line, str]]
+    notes: list[str]
+
+
+def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
+    """What of an fstab is to be mounted below the root."""
+    mounts: list[Mount] = []
+    missing: list[tuple[Line, str]] = []
+    notes: list[str] = []
+    taken: set[str] = set()
+    for line in lines:
+        target = "/" + "/".join(part for part in line.target.split("/") if part not in ("", "."))
+        where = f"fstab: {line.device} on {shown(target[1:].encode('utf-8', 'surrogateescape'))}"
+        if target == "/" or not line.target.startswith("/") or line.type in _KERNEL_TYPES:
+            continue
+        if line.type in _NETWORK_TYPES or (":" in line.device and not line.device.startswith("/dev")):
+            notes.append(f"{where} ({line.type}) comes from the network: its files are not in the image")
+        elif "bind" in line.options or "rbind" in line.options:
+            notes.append(f"{where} is a bind mount: its files are in the image where they lie")
+        elif target in taken:
+            notes.append(f"{where}: a second mount at the same place is not read")
+        elif (volume := find(line.device, volumes)) is None:
+            if line.type in _REMOVABLE_TYPES and "noauto" in line.options:
+                continue  # a CD drive
+            missing.append((line, "none of the disks given has it"))
+        elif volume.error:
+            missing.append((line, f"{volume.title} can't be read: {volume.error}"))
+        elif not volume.file_system or not volume.file_system.readable:
+            if target in ("/boot", "/boot/efi", "/efi"):
+                notes.append(f"{where}: {volume.title} ({volume.type}) is for the firmware, and not read")
+            else:
+                missing.append((line, f"{volume.title} holds {volume.type}"))
+        else:
+            subvolume = next((o.partition("=")[2] for o in line.options if o.startswith("subvol=")), "")
+            if volume is root and not subvolume:
+                continue
+            mounts.append(Mount(volume, target, subvolume))
+            taken.add(target)
+    mounts.sort(key=lambda mount: mount.target.count("/"))
+    return Layout(mounts, missing, notes)

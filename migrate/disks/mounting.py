@@ -1,0 +1,308 @@
+"""Reading a guest by the kernel's own file systems: its volumes mounted read-only in a mount namespace of joey's own.
+
+Nothing of a source is written: what needs its journal replayed, or lies in pieces, is copied first. The mounts and the
+loop devices end with the process, however it ends. Source: mount(2), loop(4).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from struct import pack
+from typing import TYPE_CHECKING
+
+from ...compat import libc, loopdevice
+from ...compat.constants import (
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+)
+from ...compat.errors import KernelError
+from ...compat.rootpath import Root
+from ..trees.entry import text
+from ..trees.folder import FolderTree
+from . import guest
+from .blocks import DiskError, Extent
+from .volumes import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+_FICLONERANGE = 0x4020940D
+_CHUNK = 4 << 20
+_SYSTEM = ("etc/fstab", "etc/os-release", "etc/redhat-release", "etc/debian_version", "etc/passwd")
+
+
+class Mounts:
+    """The mounts of one guest, below a folder. `ours` are the raw files that joey made and may write to."""
+
+    def __init__(self, folder: str, ours: set[str]) -> None:
+        self._folder = folder
+        self._ours = ours
+        self._places: dict[Volume, str] = {}
+        self._copies: dict[Volume, int] = {}
+        self._targets: list[str] = []
+        self._count = 0
+
+    def enter(self) -> None:
+        """Take a mount namespace of joey's own. Raises DiskError without the privilege."""
+        try:
+            libc.unshare(CLONE_NEWNS)
+            libc.mount("none", "/", "", MS_REC | MS_PRIVATE)
+        except KernelError as error:
+            raise DiskError(
+                f"mounting a disk takes root: {error.message}", "run as root; or --reader dissect, --reader libguestfs"
+            ) from None
+
+    def place(self, volume: Volume, subvolume: str = "") -> str:
+        """Where a volume is mounted by now. Raises DiskError."""
+        if not subvolume and volume in self._places:
+            return self._places[volume]
+        self._count += 1
+        target = os.path.join(self._folder, f"volume-{self._count}")
+        os.makedirs(target, mode=0o700, exist_ok=True)
+        try:
+            self._mount(volume, target, subvolume)
+        except KernelError as error:
+            if error.errno != errno.EROFS or volume in self._copies:
+                raise _refused(volume, error) from None
+            # XFS tells of a dirty log by refusing to mount what it can't write to
+            self._copy(volume)
+            try:
+                self._mount(volume, target, subvolume)
+            except KernelError as again:
+                raise _refused(volume, again) from None
+        if not subvolume:
+            self._places[volume] = target
+        return target
+
+    def _mount(self, volume: Volume, target: str, subvolume: str) -> None:
+        system = volume.file_system
+        assert system
+        options = []
+        if system.type == "xfs":
+            options.append("nouuid")
+        if subvolume:
+            if "," in subvolume:
+                raise DiskError(f"{volume.title}: joey can't mount a subvolume with a comma in its name")
+            options.append(f"subvol={subvolume}")
+        if volume not in self._copies:
+            self._prepare(volume)
+        device, node = self._attach(volume)
+        try:
+            libc.mount(
+                node, target, "ext4" if system.type.startswith("ext") else system.type, _FLAGS, ",".join(options)
+            )
+            self._targets.append(target)
+        finally:
+            os.close(device)
+
+    def _attach(self, volume: Volume) -> tuple[int, str]:
+        if volume in self._copies:
+            return loopdevice.attach(self._copies[volume], volume.title)
+        (extent,) = volume.blocks.extents
+        file = os.open(extent.path, (os.O_RDWR if extent.path in self._ours else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            return loopdevice.attach(file, volume.title, extent.offset, extent.size)
+        finally:
+            os.close(file)
+
+    def _prepare(self, volume: Volume) -> None:
+        """Copy a volume that lies in pieces, or that has a journal to replay and is not joey's own to write."""
+        extents = volume.blocks.extents
+        assert volume.file_system
+        if len(extents) != 1 or (volume.file_system.dirty and extents[0].path not in self._ours):
+            self._copy(volume)
+
+    def _copy(self, volume: Volume) -> None:
+        self._count += 1
+        path = os.path.join(self._folder, f"volume-{self._count}.raw")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.unlink(path)  # it lives as long as it is used
+        try:
+            copy(volume.blocks.extents, fd)
+        except OSError as error:
+            os.close(fd)
+            raise DiskError(
+                f"{volume.title} can't be copied to {self._folder}: {error.strerror}", "--work DIR"
+            ) from None
+        self._copies[volume] = fd
+
+    def leave(self) -> None:
+        """Unmount everything; the namespace stays."""
+        for target in reversed(self._targets):
+            with suppress(KernelError):
+                libc.umount(target, MNT_DETACH)
+        self._targets.clear()
+        for fd in self._copies.values():
+            os.close(fd)
+        self._copies.clear()
+
+    def root(self, volumes: list[Volume], wanted: str = "") -> tuple[Volume, str]:
+        """The volume with the guest's root file system, and where it is mounted. Raises DiskError."""
+        readable = [v for v in volumes if v.file_system and v.file_system.readable and not v.error]
+        if wanted:
+            word = wanted.removeprefix("/dev/")
+            readable = [v for v in readable if word in v.names or word == v.title]
+            if not readable:
+                raise DiskError(f"there is no volume {wanted} with a file system that joey reads", _told(volumes))
+        found: list[tuple[Volume, str]] = []
+        failures = []
+        for volume in readable:
+            try:
+                mounted = self.place(volume)
+            except DiskError as error:
+                failures.append(error)
+                continue
+            if place := _system_in(volume, mounted):
+                found.append((volume, place))
+        if len(found) > 1:
+            names = ", ".join(volume.title for volume, _ in found)
+            raise DiskError(f"more than one root file system: {names}", "--root-volume NAME takes one of them")
+        if not found:
+            if failures:
+                raise failures[0]
+            raise DiskError("no root file system on the disks given", _told(volumes))
+        return found[0]
+
+    def join(self, root: str, mounts: list[guest.Mount]) -> None:
+        """Mount the guest's other volumes at their places below its root. Raises DiskError."""
+        for mount in mounts:
+            place = self.place(mount.volume, mount.subvolume)
+            inside = Root(root, native=False)
+            inside.attach()
+            try:
+                fd = inside.open(mount.target)
+            except OSError as error:
+                raise DiskError(f"fstab: {mount.target} is no directory of the guest: {error.strerror}") from None
+            finally:
+                inside.close()
+            try:
+                libc.mount(place, f"/proc/self/fd/{fd}", "", MS_BIND)
+            except KernelError as error:
+                raise DiskError(f"{mount.volume.title} can't be mounted at {mount.target}: {error.message}") from None
+            finally:
+                os.close(fd)
+
+
+def _refused(volume: Volume, error: KernelError) -> DiskError:
+    if error.errno in (errno.ENODEV, errno.EPERM, errno.EACCES):
+        hint = "as root, on a kernel with that file system; or --reader dissect, --reader libguestfs"
+    else:
+        hint = "it may be damaged, or newer or older than this kernel's; --reader dissect, --reader libguestfs"
+    return DiskError(f"{volume.title} ({volume.type}) can't be mounted: {os.strerror(error.errno)}", hint)
+
+
+def _system_in(volume: Volume, mounted: str) -> str:
+    """Where the root of a system is in a mounted volume: itself or, on btrfs, a subvolume. "" for none."""
+    tree = FolderTree(mounted)
+    try:
+        if _is_system(tree, b""):
+            return mounted
+        if volume.type == "btrfs":
+            for name in (b"@", b"root", b"@rootfs", b"@root"):
+                if _is_system(tree, name + b"/"):
+                    return os.path.join(mounted, os.fsdecode(name))
+    finally:
+        tree.close()
+    return ""
+
+
+def _is_system(tree: FolderTree, prefix: bytes) -> bool:
+    known = sum(tree.status(prefix + name.encode()) is not None for name in _SYSTEM)
+    return known >= 1 and any(tree.status(prefix + name) is not None for name in (b"usr", b"bin", b"sbin"))
+
+
+def _told(volumes: list[Volume]) -> str:
+    """The volumes in one line, for a hint."""
+    return (
+        "volumes: " + "; ".join(f"{v.title}: {v.error or v.type}" for v in volumes) if volumes else "no volumes at all"
+    )
+
+
+class Guest:
+    """A guest's joined file systems, as a tree in a folder, until `close`."""
+
+    def __init__(self, mounts: Mounts, tree: FolderTree, volume: Volume, layout: guest.Layout) -> None:
+        self._mounts = mounts
+        self.tree = tree
+        self.volume = volume
+        self.layout = layout
+
+    def close(self) -> None:
+        """Unmount everything."""
+        self.tree.close()
+        self._mounts.leave()
+
+
+def mount_guest(folder: str, ours: set[str], volumes: list[Volume], wanted: str, skipped: list[str]) -> Guest:
+    """Mount a guest's volumes as its fstab says. `skipped` are mount points to do without. Raises DiskError."""
+    mounts = Mounts(folder, ours)
+    mounts.enter()
+    try:
+        volume, place = mounts.root(volumes, wanted)
+        tree = FolderTree(place)
+        try:
+            found = guest.layout(guest.parse(text(tree, b"etc/fstab", 1 << 20)), volume, volumes)
+        finally:
+            tree.close()
+        for line, why in found.missing:
+            if line.target not in skipped and "noauto" not in line.options:
+                hint = f"give that disk too, or --skip-mount {line.target}"
+                raise DiskError(f"fstab mounts {line.device} at {line.target}: {why}", hint)
+        mounts.join(place, [mount for mount in found.mounts if mount.target not in skipped])
+        return Guest(mounts, FolderTree(place), volume, found)
+    except BaseException:
+        mounts.leave()
+        raise
+
+
+def copy(extents: list[Extent], target: int, done: Callable[[int], None] = lambda count: None) -> None:
+    """Put extents one after the other in an empty file: shared blocks where the file system can, holes stay holes."""
+    size = sum(extent.size for extent in extents)
+    os.ftruncate(target, size)
+    at = 0
+    for extent in extents:
+        if extent.path:
+            source = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _copy_one(source, extent, target, at)
+            finally:
+                os.close(source)
+        at += extent.size
+        done(at)
+
+
+def _copy_one(source: int, extent: Extent, target: int, at: int) -> None:
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, pack("<qQQQ", source, extent.offset, extent.size, at))
+        return
+    except OSError:
+        pass  # another file system, or one without shared blocks
+    end = extent.offset + extent.size
+    place = extent.offset
+    while place < end:
+        try:
+            start = os.lseek(source, place, os.SEEK_DATA)
+            stop = min(end, os.lseek(source, start, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # nothing but a hole is left
+            start, stop = place, end
+        while start < stop:
+            data = os.pread(source, min(_CHUNK, stop - start), start)
+            if not data:
+                return
+            if data.count(0) != len(data):
+                os.pwrite(target, data, at + start - extent.offset)
+            start += len(data)
+        place = stop

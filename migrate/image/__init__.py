@@ -1,0 +1,1 @@
+"""OCI images: layers written and read, layouts, archives, registries, unpacking. Source: the OCI image-spec."""

@@ -1,0 +1,120 @@
+"""Compressors and decompressors of layers, by media type. The same bytes for the same input, level and library."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+from ...compat.errors import JoeyError
+
+if TYPE_CHECKING:
+    from typing import IO, Any
+
+LAYER = "application/vnd.oci.image.layer.v1.tar"
+MEDIA_TYPES = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd", "none": LAYER}
+# what a level is where none is named: chosen for speed, docs/notes/0008
+DEFAULT_LEVELS = {"gzip": 1, "zstd": 1, "none": 0}
+_LEVELS = {"gzip": (0, 3), "zstd": (1, 19), "none": (0, 0)}
+
+
+class Compressor(Protocol):
+    def compress(self, data: memoryview, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Plain:
+    def compress(self, data: memoryview, /) -> bytes:
+        return bytes(data)
+
+    def flush(self) -> bytes:
+        return b""
+
+
+def check(kind: str, level: int) -> None:
+    """Raises JoeyError for a compression or a level that is none."""
+    if kind not in MEDIA_TYPES:
+        raise JoeyError(f'there is no compression "{kind}"', "one of: " + ", ".join(MEDIA_TYPES), "usage", 2)
+    low, high = _LEVELS[kind]
+    if not low <= level <= high:
+        raise JoeyError(f"{kind} has no level {level}", f"levels: {low} to {high}", "usage", 2)
+
+
+def compressor(kind: str, level: int) -> Compressor:
+    """A new stream. gzip is by ISA-L, at levels 0 to 3; its header holds no time and no name."""
+    if kind == "gzip":
+        from isal import isal_zlib
+
+        stream: Compressor = isal_zlib.compressobj(level, isal_zlib.DEFLATED, 31)
+        return stream
+    if kind == "zstd":
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+    return _Plain()
+
+
+def kind_of(head: bytes) -> str:
+    """The compression of a stream by its first bytes: "gzip", "zstd", "bzip2", "xz", or "none"."""
+    for magic, kind in ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")):
+        if head.startswith(magic):
+            return kind
+    if len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:
+        return "zstd"  # a skippable frame first
+    return "none"
+
+
+def reader(file: IO[bytes], kind: str) -> IO[bytes]:
+    """A stream of what is in a compressed one; several members or frames are one stream. Not seekable.
+
+    Raises JoeyError where the library is missing. Reading raises OSError, EOFError, zlib.error and the like for bad
+    content: `ERRORS`.
+    """
+    if kind == "gzip":
+        try:
+            from isal import igzip
+
+            return igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call,return-value]
+        except ImportError:  # on a host with nothing but the kit
+            import gzip
+
+            return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[return-value]
+    if kind == "zstd":
+        try:
+            import zstandard
+        except ImportError:
+            raise JoeyError(
+                "zstd is not in this Python", "pip install zstandard, or take an image with gzip layers"
+            ) from None
+        return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
+            file, read_across_frames=True, closefd=False
+        )
+    if kind == "bzip2":
+        import bz2
+
+        return bz2.BZ2File(file)
+    if kind == "xz":
+        import lzma
+
+        return lzma.LZMAFile(file)
+    return file
+
+
+def errors() -> tuple[type[BaseException], ...]:
+    """What reading a broken stream raises, besides OSError."""
+    found: list[Any] = [EOFError, zlib.error]
+    try:
+        from isal import isal_zlib
+
+        found.append(isal_zlib.IsalError)
+    except ImportError:
+        pass
+    try:
+        import zstandard
+
+        found.append(zstandard.ZstdError)
+    except ImportError:
+        pass
+    import lzma
+
+    return (*found, lzma.LZMAError)

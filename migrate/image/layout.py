@@ -1,0 +1,152 @@
+"""An OCI image layout in a folder: written so that a killed joey leaves the images that were there, and no half one.
+
+Source: image-spec, image-layout.md, image-index.md.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+from typing import Any
+
+from ...compat.errors import JoeyError
+from . import digest as digests
+from .digest import ImageError
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+REF_NAME = "org.opencontainers.image.ref.name"
+LARGEST_JSON = 8 << 20
+_TEMPORARY = ".joey-"
+
+
+class Layout:
+    """An image layout. One joey at a time writes to it; `lock` waits for the other."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lock = -1
+
+    def create(self) -> None:
+        """Make the layout, or take one that is there; whoever held it and was killed left files that go now."""
+        if os.path.lexists(self.path) and os.listdir(self.path) and not os.path.isfile(f"{self.path}/oci-layout"):
+            raise JoeyError(
+                f"{self.path} is there already, and no OCI image layout", "name an empty or new folder", "exists"
+            )
+        os.makedirs(f"{self.path}/blobs/sha256", exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        for name in os.listdir(f"{self.path}/blobs/sha256"):
+            if name.startswith(_TEMPORARY):
+                os.unlink(f"{self.path}/blobs/sha256/{name}")
+        if not os.path.isfile(f"{self.path}/oci-layout"):
+            self._replace("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+
+    def open(self) -> None:
+        """Check that it is one. Raises ImageError."""
+        try:
+            with open(f"{self.path}/oci-layout", "rb") as file:
+                version = json.loads(file.read(4096)).get("imageLayoutVersion")
+        except (OSError, ValueError, AttributeError):
+            raise ImageError(f"{self.path} is not an OCI image layout: it has no oci-layout file") from None
+        if version != "1.0.0":
+            raise ImageError(f"{self.path} is an image layout of version {version!r}; joey reads 1.0.0")
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _replace(self, name: str, data: bytes) -> None:
+        temporary = f"{self.path}/.{name}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, f"{self.path}/{name}")
+
+    def index(self) -> dict[str, Any]:
+        """index.json, or an empty one. Raises ImageError."""
+        try:
+            with open(f"{self.path}/index.json", "rb") as file:
+                return parse(file.read(LARGEST_JSON + 1), f"{self.path}/index.json")
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+
+    def new_blob(self) -> Blob:
+        """A file for a blob to come, whose name will be its digest."""
+        return Blob(f"{self.path}/blobs/sha256")
+
+    def put(self, data: bytes) -> str:
+        """Add a small blob; its digest."""
+        blob = self.new_blob()
+        os.write(blob.fd, data)
+        digest = digests.of(data)
+        blob.keep(digest)
+        return digest
+
+    def blob(self, digest: object) -> str:
+        """The path of a blob. Raises ImageError where there is none, or it is a link."""
+        path = f"{self.path}/blobs/sha256/{digests.check(digest).partition(':')[2]}"
+        if os.path.islink(path) or not os.path.isfile(path):
+            raise ImageError(f"{self.path} has no blob {digest}")
+        return path
+
+    def json(self, digest: object) -> dict[str, Any]:
+        """A blob that is JSON, its digest checked. Raises ImageError."""
+        path = self.blob(digest)
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_JSON + 1)
+        if len(data) > LARGEST_JSON:
+            raise ImageError(f"{path} has more than {LARGEST_JSON >> 20} MiB: too large for JSON of an image")
+        if hashlib.sha256(data).hexdigest() != str(digest).partition(":")[2]:
+            raise ImageError(f"the blob {digest} of {self.path} does not have that digest")
+        return parse(data, path)
+
+    def tag(self, descriptor: dict[str, Any], name: str) -> None:
+        """Put a manifest into the index under a name, in the place of what had that name."""
+        index = self.index()
+        kept = [entry for entry in index["manifests"] if (entry.get("annotations") or {}).get(REF_NAME) != name]
+        index["manifests"] = [
+            *kept,
+            {**descriptor, "annotations": {**descriptor.get("annotations", {}), REF_NAME: name}},
+        ]
+        self._replace("index.json", encoded(index))
+
+
+class Blob:
+    """A blob that is being written: kept under its digest, or thrown away."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._path = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
+        self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def keep(self, digest: str) -> None:
+        os.fsync(self.fd)
+        os.close(self.fd)
+        os.rename(self._path, f"{self._folder}/{digests.check(digest).partition(':')[2]}")
+
+    def drop(self) -> None:
+        os.close(self.fd)
+        os.unlink(self._path)
+
+
+def parse(data: bytes, name: str) -> dict[str, Any]:
+    """JSON that is an object. Raises ImageError."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ImageError(f"{name} is not a JSON object")
+    return value
+
+
+def encoded(value: dict[str, Any]) -> bytes:
+    """The same bytes for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")

@@ -1,0 +1,102 @@
+"""One migration: a source and a recipe in, an image in a layout out, and the report of what became of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from .image import build
+from .inventory.packages import packages
+from .pack import LAYERS, Packer, Report
+from .recipe import text as recipe_text
+
+if TYPE_CHECKING:
+    from .image.layerwriter import Written
+    from .image.layout import Layout
+    from .progress import Progress
+    from .recipe.model import ImageSettings, Recipe
+    from .sources.contract import Opened, Source
+
+
+class Result:
+    """`manifest` is the descriptor in the layout's index."""
+
+    def __init__(
+        self, manifest: dict[str, Any], layers: list[tuple[str, Written]], report: Report, seconds: float
+    ) -> None:
+        self.manifest = manifest
+        self.layers = layers
+        self.report = report
+        self.seconds = seconds
+
+
+def migrate(source: Source, opened: Opened, recipe: Recipe, layout: Layout, progress: Progress) -> Result:
+    """Write an image of an opened source. Raises OSError, JoeyError; then the layout has no part of it."""
+    start = time.monotonic()
+    progress.stage("reading the package database")
+    known = packages(opened.tree)
+    packer = Packer(recipe, known)
+    report = packer.report
+    report.warnings += [*opened.notes, *known.losses]
+    progress.stage("writing layers", _used(opened))
+    with build.LayerSet(layout, recipe.compression, recipe.level) as layers:
+        for layer, entry, parents in packer.entries(opened.tree):
+            layers.add(layer, entry, parents)
+            progress.at(report.size)
+        written = layers.finish(list(LAYERS))
+    report.warnings += opened.tree.losses
+    progress.stage("writing the image")
+    image = recipe.image
+    manifest = build.write_image(
+        layout,
+        written,
+        config_of(image),
+        image.architecture or "amd64",
+        image.created or build.moment(report.newest),
+        provenance(source, opened, recipe),
+        image.name,
+    )
+    return Result(manifest, written, report, time.monotonic() - start)
+
+
+def _used(opened: Opened) -> int:
+    from .trees.folder import FolderTree
+
+    return opened.tree.used() if isinstance(opened.tree, FolderTree) else 0
+
+
+def provenance(source: Source, opened: Opened, recipe: Recipe) -> dict[str, str]:
+    """What an image says of where it came from."""
+    found = {
+        "io.joey.version": __version__,
+        "io.joey.source": opened.title,
+        "io.joey.source.kind": opened.kind,
+        "io.joey.recipe.digest": recipe_digest(recipe),
+    }
+    if digest := source.digest():
+        found["io.joey.source.digest"] = digest
+    return found
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The digest of what a recipe decides; comments and the order of its keys do not count."""
+    data = recipe_text.write(recipe, {}, {})
+    return "sha256:" + hashlib.sha256(data.encode()).hexdigest()
+
+
+def config_of(image: ImageSettings) -> dict[str, Any]:
+    """The `config` of an image. Source: image-spec, config.md."""
+    found: dict[str, Any] = {
+        "Entrypoint": image.entrypoint,
+        "Cmd": image.command,
+        "Env": image.environment,
+        "User": image.user,
+        "WorkingDir": image.working_directory,
+        "StopSignal": image.stop_signal,
+        "Labels": image.labels,
+        "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in image.ports},
+        "Volumes": {path: {} for path in image.volumes},
+    }
+    return {key: value for key, value in found.items() if value}

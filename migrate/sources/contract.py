@@ -1,0 +1,45 @@
+"""What every source gives: a tree to read, what it is called, and how it can be told from others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..trees.entry import Tree
+
+
+class Options:
+    """How a source is to be read. `reader` is "" for the best that works; `work` a folder for what it takes."""
+
+    def __init__(self, work: str) -> None:
+        self.work = work
+        self.reader = ""
+        self.root_volume = ""
+        self.skipped_mounts: list[str] = []
+        self.backing = False
+
+
+class Opened:
+    """A source that is open. `facts` go into the image's annotations and the recipe; `notes` into the report."""
+
+    def __init__(self, tree: Tree, kind: str, title: str) -> None:
+        self.tree = tree
+        self.kind = kind
+        self.title = title
+        self.facts: dict[str, str] = {}
+        self.notes: list[str] = []
+
+
+class Source(Protocol):
+    """A context whose value is the opened source; what it mounted or made is gone after it."""
+
+    def __enter__(self) -> Opened: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def digest(self) -> str:
+        """What the source was, as "sha256:...", or "" where it has no fixed bytes. May be waited for."""

@@ -1,0 +1,90 @@
+"""A machine's disks: image files of any format, raw ones, block devices, OVA and OVF."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..disks import convert, mounting
+from ..disks.blocks import DiskError
+from ..disks.volumes import volumes
+from .contract import Opened, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+READERS = ("mount",)
+
+
+class DiskSource:
+    """The disks of one machine, in its order. `done` is told (what is done now, share of it)."""
+
+    def __init__(
+        self, paths: list[str], options: Options, done: Callable[[str, float], None] = lambda what, share: None
+    ) -> None:
+        self._paths = paths
+        self._options = options
+        self._done = done
+        self._digests: list[str] = []
+        self._failure = ""
+        self._hashing = threading.Thread(target=self._hash, daemon=True)
+        self._stop = False
+        self._guest: mounting.Guest | None = None
+
+    def __enter__(self) -> Opened:
+        options = self._options
+        if options.reader not in ("", *READERS):
+            raise DiskError(f"there is no reader {options.reader!r}", "readers: " + ", ".join(READERS))
+        raws, ours = [], set()
+        for path in self._paths:
+            name = os.path.basename(path)
+            raw = convert.raw(path, options.work, options.backing, partial(self._done, f"converting {name}"))
+            raws.append(raw)
+            if raw != path:
+                ours.add(raw)
+        found = volumes(raws)
+        guest = mounting.mount_guest(options.work, ours, found, options.root_volume, options.skipped_mounts)
+        self._guest = guest
+        self._hashing.start()  # beside the work that follows
+        title = os.path.basename(self._paths[0]) + (f" and {len(self._paths) - 1} more" if len(self._paths) > 1 else "")
+        opened = Opened(guest.tree, "disk", title)
+        opened.facts = {"root": f"{guest.volume.title} ({guest.volume.type})", "reader": "mount"}
+        opened.notes += guest.layout.notes
+        joined = [f"{mount.target} from {mount.volume.title} ({mount.volume.type})" for mount in guest.layout.mounts]
+        if joined:
+            opened.facts["mounts"] = ", ".join(joined)
+        opened.notes += [f"{v.title} is not read: {v.error}" for v in found if v.error]
+        return opened
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._guest is not None:
+            self._guest.close()
+        self._stop = True
+        if self._hashing.is_alive():
+            self._hashing.join()
+
+    def digest(self) -> str:
+        """The SHA-256 of a disk's file, or of the digests of several."""
+        self._hashing.join()
+        if self._failure:
+            raise DiskError(self._failure)
+        if len(self._digests) == 1:
+            return f"sha256:{self._digests[0]}"
+        return "sha256:" + hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
+
+    def _hash(self) -> None:
+        for path in self._paths:
+            found = hashlib.sha256()
+            try:
+                with open(path, "rb") as file:
+                    while not self._stop and (data := file.read(1 << 20)):
+                        found.update(data)
+            except OSError as error:
+                self._failure = f"can't read {path}: {error.strerror}"
+            self._digests.append(found.hexdigest())

@@ -1,0 +1,28 @@
+"""Which source a command line names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ...compat.errors import UsageError
+from .disk import DiskSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .contract import Options, Source
+
+
+def source_of(words: list[str], options: Options, done: Callable[[str, float], None]) -> Source:
+    """The source of a command line's words. Raises UsageError."""
+    for word in words:
+        if not os.path.lexists(word):
+            raise UsageError(f"there is no {word}", "a disk image, or several of one machine")
+        if os.path.isdir(word):
+            from .folder import FolderSource
+
+            if len(words) > 1:
+                raise UsageError("a folder is a source of its own", f"give {word} alone")
+            return FolderSource(word)
+    return DiskSource(words, options, done)

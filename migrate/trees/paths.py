@@ -1,0 +1,36 @@
+"""Paths inside a tree: made plain, links followed, never out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_LINKS = 40
+
+
+def resolve(path: bytes, link: Callable[[bytes], bytes | None]) -> bytes:
+    """Where a path leads when the tree's root is `/`: `..` at the root stays there, more than 40 links lead nowhere.
+
+    `link` gives the text of a symbolic link at a path whose parents are none, or None.
+    """
+    todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+    at: list[bytes] = []
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part == b"..":
+            if at:
+                at.pop()
+            continue
+        here = b"/".join([*at, part])
+        target = link(here) if links < MAX_LINKS else None
+        if target is None:
+            at.append(part)
+            continue
+        links += 1
+        if target.startswith(b"/"):
+            at = []
+        todo += [piece for piece in reversed(target.split(b"/")) if piece not in (b"", b".")]
+    return b"/".join(at)

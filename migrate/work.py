@@ -1,0 +1,67 @@
+"""The work folder of a migration: what is made on the way, kept for the next run only if this one is cut off.
+
+Its name comes from the source, so that a run finds what an interrupted one left; a lock keeps two runs apart.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from ..compat.errors import JoeyError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_DEFAULT = "/var/tmp"
+
+
+class Work:
+    """A context whose value is the folder's path."""
+
+    def __init__(self, sources: list[str], base: str = "") -> None:
+        self._base = base or os.environ.get("TMPDIR") or _DEFAULT
+        found = hashlib.sha256()
+        for source in sources:
+            status = os.stat(source)
+            found.update(f"{os.path.realpath(source)} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
+        self.path = os.path.join(self._base, f"joey-migrate-{os.geteuid()}-{found.hexdigest()[:16]}")
+        self._lock = -1
+
+    def __enter__(self) -> str:
+        if not os.path.isdir(self._base):
+            raise JoeyError(f"the folder {self._base} for work files does not exist", "--work DIR", "work")
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            status = os.lstat(self.path)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o170077 != 0o040000:
+                raise JoeyError(
+                    f"{self.path} is somebody else's", "--work DIR names a folder of your own", "work"
+                ) from None
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JoeyError("another joey migrates this source now", f"it works in {self.path}", "work") from None
+        return self.path
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        names = os.listdir(self.path)
+        if kind is None or not any(name.endswith(".raw") for name in names):
+            for name in names:  # no tree is walked: a mount that is still there would be emptied
+                path = os.path.join(self.path, name)
+                if os.path.isdir(path):
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
+            os.rmdir(self.path)
+        os.close(self._lock)
+
+    def kept(self) -> bool:
+        """Whether something stays for the next run."""
+        return os.path.isdir(self.path)
