@@ -113,7 +113,7 @@ class Packer:
     def _stays(self, entry: Entry) -> bool:
         report = self.report
         rule = self._filter.rule(entry.path)
-        if rule is not None:
+        if rule is not None and rule.touches(entry.kind):
             if rule.action == "empty-file" and entry.kind == "file":
                 if entry.size:
                     report.drop(rule.name, rule.reason, entry)
@@ -154,7 +154,8 @@ class Packer:
     def _layer(self, entry: Entry) -> str:
         """The layer of an entry. All names of a file are in one layer, with the first that stays as the file itself."""
         if entry.first:
-            if self._filter.rule(entry.first) is None:
+            rule = self._filter.rule(entry.first)
+            if rule is None or not rule.touches(entry.kind):
                 return self._place(entry.first, entry)
             stays = self._instead.setdefault(entry.first, entry.path)
             entry.first = b"" if stays == entry.path else stays

@@ -14,6 +14,7 @@ from ..migration import Result, migrate
 from ..progress import Progress
 from ..recipe import text as recipe_text
 from ..recipe.model import Recipe
+from ..recipe.propose import propose
 from ..recipe.text import shown_size
 from ..sources.contract import Options
 from ..sources.open import source_of
@@ -58,15 +59,16 @@ def run(arguments: Arguments) -> int:
     if kind != "oci" or not rest:
         raise UsageError(f"--to {destination}: not a destination", "oci:DIR[:NAME]")
     folder, _, name = rest.partition(":")
-    recipe = recipe_of(arguments) or Recipe()
-    if name:
-        recipe.image.name = name
+    recipe = recipe_of(arguments)
     layout = Layout(folder)
     work = Work(arguments.words, arguments.text("work"))
     try:
         with Progress() as progress, work as place:
             source = source_of(arguments.words, options_of(arguments, place), progress.share)
             with source as opened:
+                recipe = recipe or propose(opened.tree)
+                if name:
+                    recipe.image.name = name
                 layout.create()
                 result = migrate(source, opened, recipe, layout, progress)
     except BaseException:
@@ -145,6 +147,14 @@ COMMAND = Command(
         "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX), several of one machine, a block device, or a\n"
         "folder that is a root file system. Sources are only read."
     ),
+    verbs={
+        "inspect": (
+            "migrate.commands.inspect",
+            "show what a machine is and does, and how well it fits into a container",
+        ),
+        "plan": ("migrate.commands.plan", "write the recipe of a migration, to be read and edited"),
+        "verify": ("migrate.commands.verify", "compare a source with the image that was made of it"),
+    },
     examples=(
         "joey migrate web1.vmdk --to oci:images:web1",
         "joey migrate web1.qcow2 --recipe web1.yaml --to oci:images:web1",

@@ -82,6 +82,15 @@ def _unhexed(value: str) -> str:
     return re.sub(r"\\x([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), value)
 
 
+def kind_of(line: Line) -> str:
+    """ "kernel" for what the kernel makes, "network", "bind" or "disk"."""
+    if line.type in _KERNEL_TYPES:
+        return "kernel"
+    if line.type in _NETWORK_TYPES or (":" in line.device and not line.device.startswith("/dev")):
+        return "network"
+    return "bind" if {"bind", "rbind"} & set(line.options) else "disk"
+
+
 class Layout(NamedTuple):
     """`mounts` in the order to be made, the root not among them; `missing`: lines whose volume is not there; `notes`:
     lines that an image has no use for, a sentence each.
@@ -101,11 +110,12 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
     for line in lines:
         target = "/" + "/".join(part for part in line.target.split("/") if part not in ("", "."))
         where = f"fstab: {line.device} on {shown(target[1:].encode('utf-8', 'surrogateescape'))}"
-        if target == "/" or not line.target.startswith("/") or line.type in _KERNEL_TYPES:
+        kind = kind_of(line)
+        if target == "/" or not line.target.startswith("/") or kind == "kernel":
             continue
-        if line.type in _NETWORK_TYPES or (":" in line.device and not line.device.startswith("/dev")):
+        if kind == "network":
             notes.append(f"{where} ({line.type}) comes from the network: its files are not in the image")
-        elif "bind" in line.options or "rbind" in line.options:
+        elif kind == "bind":
             notes.append(f"{where} is a bind mount: its files are in the image where they lie")
         elif target in taken:
             notes.append(f"{where}: a second mount at the same place is not read")

@@ -1,7 +1,7 @@
 """What of a machine an image has no use for, or must not have: one rule a line, each with its reason.
 
-A rule drops what its patterns match and everything below (`drop`), only what is below (`empty-folder`), or the content of
-a file (`empty-file`). In a pattern `*` is any run of characters but a slash, `**` any run. Source: what virt-sysprep and
+A rule drops what its patterns match and everything below (`drop`), of that no folders (`drop-files`), only a regular
+file (`drop-regular`), only what is below (`empty-folder`), or the content of a file (`empty-file`). In a pattern `*` is any run of characters but a slash, `**` any run. Source: what virt-sysprep and
 virt-v2v take away, and what users of migration tools report (docs/notes/0008).
 """
 
@@ -19,6 +19,12 @@ class Rule(NamedTuple):
     default: bool
     reason: str
     patterns: tuple[str, ...]
+
+    def touches(self, kind: str) -> bool:
+        """Whether the rule says something of entries of a kind that its patterns match."""
+        if self.action == "drop-files":
+            return kind != "directory"
+        return kind == "file" if self.action == "drop-regular" else True
 
 
 RULES = (
@@ -52,8 +58,10 @@ RULES = (
           "var/lib/NetworkManager/*-lease*")),
     Rule("locks", "drop", True, "process ids and locks of processes that no longer run",
          ("var/lock/subsys/*", "var/lib/rpm/__db.*", "var/lib/rpm/.rpm.lock", "var/lib/rpm/.dbenv.lock", "etc/.pwd.lock",
-          "etc/mtab", "var/lib/dpkg/lock*", "var/lib/apt/lists/lock", "var/cache/apt/archives/lock")),
-    Rule("package-caches", "empty-folder", True, "downloads of the package manager: it fetches them again",
+          "var/lib/dpkg/lock*", "var/lib/apt/lists/lock", "var/cache/apt/archives/lock")),
+    Rule("mtab", "drop-regular", True, "the mounts of the machine, as a file that nobody keeps any more",
+         ("etc/mtab",)),
+    Rule("package-caches", "drop-files", True, "downloads of the package manager: it fetches them again",
          ("var/cache/apt", "var/cache/yum", "var/cache/dnf", "var/cache/PackageKit", "var/lib/apt/lists", "var/cache/man",
           "var/cache/zypp", "var/lib/yum/yumdb/*/*/.dbenv*", "var/cache/ldconfig")),
     Rule("crash-dumps", "empty-folder", True, "memory of programs that crashed: large, and full of secrets",
@@ -117,7 +125,7 @@ class Filter:
         self.rules = rules
         parts = []
         for rule in rules:
-            ends = {"drop": "(?:/.*)?", "empty-folder": "/.+", "empty-file": ""}[rule.action]
+            ends = {"empty-folder": "/.+", "empty-file": "", "drop-regular": ""}.get(rule.action, "(?:/.*)?")
             parts.append(f"((?:{'|'.join(pattern(item.strip('/')) for item in rule.patterns)}){ends})")
         self._match = re.compile(os_bytes("|".join(parts)), re.DOTALL).fullmatch if parts else None
         self._keep = [re.compile(os_bytes(pattern(item.strip("/")) + "(?:/.*)?"), re.DOTALL).fullmatch for item in keep]

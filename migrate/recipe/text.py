@@ -85,10 +85,10 @@ class _Reader:
         return value
 
     def size(self, node: Any, what: str) -> int:
-        match = re.fullmatch(r"(\d{1,12})\s*([kmgt]?)(i?b)?", self.text(node, what).strip().lower())
-        if not match:
+        found = parse_size(self.text(node, what))
+        if found is None:
             raise self.fail(node, f"{what} is a size, such as 8G")
-        return int(match[1]) * _SIZES[match[2]]
+        return found
 
 
 def parse(data: str, name: str) -> Recipe:
@@ -100,11 +100,11 @@ def parse(data: str, name: str) -> Recipe:
     try:
         for event in yaml.parse(data, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise RecipeError(f"{name}:{event.start_mark.line + 1}: a recipe has no aliases")
+                line = getattr(event.start_mark, "line", 0) + 1
+                raise RecipeError(f"{name}:{line}: a recipe has no aliases")
         node = yaml.compose(data, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1  # type: ignore[union-attr]
+        line = getattr(error.problem_mark or error.context_mark, "line", 0) + 1
         raise RecipeError(f"{name}:{line}: {error.problem or error.context}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{name}: {error}") from None
@@ -328,6 +328,12 @@ def _top_list(key: str, values: list[str], comment: str) -> list[str]:
     if not values:
         return [f"{key}: []  # {comment}"]
     return [f"{key}:  # {comment}", *(f"  - {_quoted(value)}" for value in values)]
+
+
+def parse_size(word: str) -> int | None:
+    """A size as people write it, "8G" or "512 KiB", in bytes; None for what is none."""
+    match = re.fullmatch(r"(\d{1,12})\s*([kmgt]?)(i?b)?", word.strip().lower())
+    return int(match[1]) * _SIZES[match[2]] if match else None
 
 
 def shown_size(size: int) -> str:

@@ -1,0 +1,110 @@
+"""`joey migrate inspect`: what a machine is and does, and how well it fits into a container."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ...runtime.options import Arguments, Command, Option
+from ...runtime.tables import Table
+from ..inventory.take import take
+from ..progress import Progress
+from ..recipe.text import shown_size
+from ..sources.open import source_of
+from ..work import Work
+from .migrate import SOURCE_OPTIONS, options_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..inventory.model import Inventory
+
+_ROWS = 15  # of a table for people
+
+
+def run(arguments: Arguments) -> int:
+    with Progress() as progress, Work(arguments.words, arguments.text("work")) as place:
+        with source_of(arguments.words, options_of(arguments, place), progress.share) as opened:
+            progress.stage("taking the inventory")
+            found = take(opened)
+    if arguments.switch("json"):
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        _show(found)
+    return 0
+
+
+def _show(found: Inventory) -> None:
+    system = Table(found.source, "what", "value")
+    for what, value in (
+        ("distribution", found.distribution),
+        ("architecture", found.architecture),
+        ("host name", found.hostname),
+        ("init", f"{found.init}, starts into {found.runlevel}" if found.init else "none"),
+        ("kernels", ", ".join(found.kernels)),
+        ("time zone", found.time_zone),
+        ("SELinux", found.selinux),
+        ("packages", f"{len(found.packages)} ({found.package_manager})" if found.packages else "none"),
+        ("groups", str(found.groups)),
+        ("files", f"{found.entries} entries, {shown_size(found.size)}"),
+    ):
+        if value:
+            system.add(what, value)
+    system.print()
+    own = [service for service in found.services if not service.hardware]
+    _table(
+        "services that start", ("name", "kind", "user", "command"), [(s.name, s.kind, s.user, s.command) for s in own]
+    )
+    _table("ports, as configured", ("port", "service", "where"),
+           [(f"{p.number}/{p.protocol}", p.service, p.where) for p in found.ports])  # fmt: skip
+    _table("accounts", ("name", "uid", "home", "shell", "password", "keys"),
+           [(a.name, str(a.uid), a.home, a.shell, "yes" if a.password else "no", str(a.keys)) for a in found.accounts])  # fmt: skip
+    _table(
+        "cron and at", ("where", "user", "when", "command"), [(j.where, j.user, j.when, j.command) for j in found.jobs]
+    )
+    _table("mounts", ("device", "at", "type"), [(m["device"], m["target"], m["type"]) for m in found.mounts])
+    _table("databases", ("kind", "path", "size"), [(d.kind, d.path, shown_size(d.size)) for d in found.databases])
+    _table("large data of its own", ("path", "size"), [(d.path, shown_size(d.size)) for d in found.data])
+    _table("certificates and secrets", ("kind", "path"), [(s.kind, s.path) for s in found.secrets])
+    _table("settings", ("about", "lines"), [(about, "; ".join(lines[:3])) for about, lines in found.settings.items()])
+    sizes = sorted(found.sizes.items(), key=lambda item: -item[1])[:_ROWS]
+    _table("largest folders", ("path", "size"), [(path, shown_size(size)) for path, size in sizes])
+    for line in found.notes:
+        print(f"note: {line}")
+    rules = Table(f"fit for a container: {found.score} of 10", "rule", "kind", "takes", "why")
+    for rule in found.rules:
+        rules.add(str(rule["rule"]), str(rule["kind"]), str(rule["takes"]), str(rule["why"]))
+    rules.print()
+
+
+def _table(title: str, header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+    rows = [tuple(_plain(cell) for cell in row) for row in rows]
+    if not rows:
+        return
+    more = len(rows) - _ROWS
+    table = Table(title + (f" ({more} more: --json)" if more > 0 else ""), *header)
+    for row in rows[:_ROWS]:
+        table.add(*row)
+    table.print()
+
+
+def _plain(cell: str) -> str:
+    """A cell that a machine's files wrote: short, and nothing in it that a terminal would obey."""
+    word = cell if len(cell) <= 90 else cell[:87] + "..."
+    return word if word.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in word)
+
+
+COMMAND = Command(
+    "migrate inspect",
+    "show what a machine is and does, and how well it fits into a container",
+    run,
+    words="SOURCE...",
+    least=1,
+    most=-1,
+    options=(Option("--json", "", "print everything as JSON"), *SOURCE_OPTIONS),
+    detail=(
+        "Nothing is written and nothing of the source runs. Secrets are told by kind and place; their contents are\n"
+        "not read. The score is 10 less what each rule takes; a blocker makes it 0."
+    ),
+    examples=("joey migrate inspect web1.qcow2", "joey migrate inspect root.vmdk data.vmdk --json"),
+)

@@ -1,0 +1,266 @@
+"""Reading a layer: a tar stream as entries, in its own order, nothing unpacked. Whatever it holds is taken as hostile.
+
+ustar, pax and GNU's long names and large numbers. Names become plain paths; one that leads out of the root is an error.
+Source: POSIX pax(1), GNU tar's manual (Standard, Extensions), image-spec layer.md.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import IO, TYPE_CHECKING
+
+from ..trees.entry import Entry, shown
+from . import compress
+from .digest import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK = 512
+_LARGEST_HEADER = 8 << 20  # of pax records or a long name
+_LONGEST_PATH = 4096
+_LONGEST_NAME = 255
+_XATTR = b"SCHILY.xattr."
+_KINDS = {
+    b"0": stat.S_IFREG,
+    b"\0": stat.S_IFREG,
+    b"7": stat.S_IFREG,
+    b"1": stat.S_IFREG,
+    b"2": stat.S_IFLNK,
+    b"3": stat.S_IFCHR,
+    b"4": stat.S_IFBLK,
+    b"5": stat.S_IFDIR,
+    b"6": stat.S_IFIFO,
+}
+_FILES = (b"0", b"\0", b"7")
+_SKIP = 1 << 18
+
+
+class _Content:
+    """The content of the entry that the reader stands at."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: LayerReader) -> None:
+        self._reader = reader
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        return self._reader.content(buffer)
+
+    def close(self) -> None:
+        pass
+
+
+class LayerReader:
+    """A layer that is being read. `file` gives the tar stream, uncompressed; `name` is for messages.
+
+    `unpacked` counts its bytes so far; more than `most` of them, or `most_entries` entries, are an error.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, most: int = 1 << 60, most_entries: int = 1 << 40) -> None:
+        self._file = file
+        self._name = name
+        self._most = most
+        self._most_entries = most_entries
+        self._left = 0  # of the content at hand
+        self._pad = 0
+        self._errors = compress.errors()
+        self.unpacked = 0
+        self.entries = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Every entry, in the layer's order; content is to be read before the next. Raises ImageError, OSError."""
+        extra: dict[bytes, bytes] = {}
+        common: dict[bytes, bytes] = {}
+        while True:
+            self._skip()
+            head = self._exactly(_BLOCK, at_end=True)
+            if not head:
+                return
+            if not any(head):
+                self._drain()
+                return
+            self._check_sum(head)
+            kind = head[156:157]
+            size = self._number(head[124:136])
+            if kind in (b"x", b"g", b"L", b"K"):
+                if size > _LARGEST_HEADER:
+                    raise self._bad(f"a header of {size} bytes")
+                data = self._exactly(size)
+                self._exactly(-size % _BLOCK)
+                if kind == b"x":
+                    extra.update(self._records(data))
+                elif kind == b"g":
+                    common.update(self._records(data))
+                else:
+                    extra[b"path" if kind == b"L" else b"linkpath"] = data.rstrip(b"\0")
+                continue
+            self.entries += 1
+            if self.entries > self._most_entries:
+                raise self._bad(f"more than {self._most_entries} entries")
+            yield self._entry(head, kind, size, {**common, **extra} if common else extra)
+            extra = {}
+
+    def content(self, buffer: memoryview) -> int:
+        """Fill a buffer from the content at hand; 0 at its end."""
+        want = min(len(buffer), self._left)
+        if not want:
+            return 0
+        count = self._read_into(buffer[:want])
+        if not count:
+            raise self._bad("it ends amid a file")
+        self._left -= count
+        return count
+
+    def _bad(self, what: str) -> ImageError:
+        return ImageError(f"layer {self._name}: {what}")
+
+    def _read_into(self, buffer: memoryview) -> int:
+        try:
+            count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        except OSError:
+            raise
+        except self._errors as error:
+            raise self._bad(f"its compressed stream is damaged: {error or type(error).__name__}") from None
+        self.unpacked += count
+        if self.unpacked > self._most:
+            raise self._bad(f"more than {self._most} bytes")
+        return int(count)
+
+    def _exactly(self, size: int, at_end: bool = False) -> bytes:
+        """So many bytes; none, where `at_end`, at the end of the stream."""
+        data = bytearray(size)
+        view = memoryview(data)
+        filled = 0
+        while filled < size:
+            count = self._read_into(view[filled:])
+            if not count:
+                if at_end and not filled:
+                    return b""
+                raise self._bad("it ends amid an entry")
+            filled += count
+        return bytes(data)
+
+    def _skip(self) -> None:
+        """Pass over what is left of the content at hand."""
+        left = self._left + self._pad
+        self._left = self._pad = 0
+        if left <= _BLOCK:
+            if left:
+                self._exactly(left)
+            return
+        scratch = memoryview(bytearray(min(left, _SKIP)))
+        while left:
+            count = self._read_into(scratch[: min(left, _SKIP)])
+            if not count:
+                raise self._bad("it ends amid a file")
+            left -= count
+
+    def _drain(self) -> None:
+        """Read what follows the end: zeros, as far as tar fills its last record."""
+        scratch = memoryview(bytearray(_SKIP))
+        while self._read_into(scratch):
+            pass
+
+    def _check_sum(self, head: bytes) -> None:
+        total = sum(head) - sum(head[148:156]) + 256
+        if self._number(head[148:156]) != total:
+            raise self._bad(f"entry {self.entries + 1} has a header with a wrong check sum")
+
+    def _number(self, field: bytes) -> int:
+        """Octal digits, or GNU's base 256."""
+        if field[0] & 0x80:
+            value = int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+            if field[0] == 0xFF:  # negative, as two's complement
+                value = int.from_bytes(field, "big", signed=True)
+            return value
+        digits = field.strip(b" \0")
+        try:
+            return int(digits, 8) if digits else 0
+        except ValueError:
+            raise self._bad(f"entry {self.entries + 1} has a header with a number that is none") from None
+
+    def _records(self, data: bytes) -> dict[bytes, bytes]:
+        found = {}
+        at = 0
+        while at < len(data):
+            space = data.find(b" ", at, at + 20)
+            digits = data[at:space] if space > 0 else b""
+            size = int(digits) if digits.isdigit() else 0
+            record = data[space + 1 : at + size]
+            key, equals, value = record.partition(b"=")
+            if size < 5 or at + size > len(data) or not equals or not value.endswith(b"\n"):
+                raise self._bad(f"entry {self.entries + 1} has a damaged pax header")
+            found[key] = value[:-1]
+            at += size
+        return found
+
+    def _decimal(self, value: bytes, what: str) -> int:
+        if not value.isdigit() or len(value) > 19:
+            raise self._bad(f"a pax header with a {what} that is no number")
+        return int(value)
+
+    def _time(self, value: bytes) -> int:
+        """Seconds with a fraction as nanoseconds."""
+        sign = -1 if value.startswith(b"-") else 1
+        whole, _, fraction = value.lstrip(b"-").partition(b".")
+        if not (whole + fraction).isdigit() or len(whole) > 18:
+            raise self._bad("a pax header with a time that is none")
+        return sign * (int(whole or b"0") * 1_000_000_000 + int(fraction[:9].ljust(9, b"0")))
+
+    def _entry(self, head: bytes, kind: bytes, size: int, extra: dict[bytes, bytes]) -> Entry:
+        name = head[:100].split(b"\0", 1)[0]
+        if head[257:263] == b"ustar\0" and head[345]:
+            name = head[345:500].split(b"\0", 1)[0] + b"/" + name
+        link = head[157:257].split(b"\0", 1)[0]
+        uid, gid = self._number(head[108:116]), self._number(head[116:124])
+        mtime = self._number(head[136:148]) * 1_000_000_000
+        xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        if extra:
+            name = extra.get(b"path", name)
+            link = extra.get(b"linkpath", link)
+            if any(key.startswith(b"GNU.sparse") for key in extra):
+                raise self._bad(f"{shown(name)} is stored as a sparse file, which no layer should have")
+            if b"size" in extra:
+                size = self._decimal(extra[b"size"], "size")
+            if b"uid" in extra:
+                uid = self._decimal(extra[b"uid"], "user")
+            if b"gid" in extra:
+                gid = self._decimal(extra[b"gid"], "group")
+            if b"mtime" in extra:
+                mtime = self._time(extra[b"mtime"])
+            xattrs = tuple(sorted((k[len(_XATTR) :], v) for k, v in extra.items() if k.startswith(_XATTR)))
+        if kind not in _KINDS:
+            raise self._bad(f"{shown(name)} is of a kind {kind!r}, which no layer should have")
+        if size < 0 or not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32:
+            raise self._bad(f"{shown(name)} has a size or an owner that can't be")
+        path = self._plain(name)
+        entry = Entry(path, _KINDS[kind] | (self._number(head[100:108]) & 0o7777), uid, gid, mtime, xattrs=xattrs)
+        if kind == b"1":
+            entry.first = self._plain(link)
+            if not entry.first:
+                raise self._bad(f"{shown(path)} is a link to the root")
+        elif kind == b"2":
+            if not link or len(link) > _LONGEST_PATH or b"\0" in link:
+                raise self._bad(f"{shown(path)} is a symbolic link to nothing, or to too long a path")
+            entry.target = link
+        elif kind in (b"3", b"4"):
+            major, minor = self._number(head[329:337]), self._number(head[337:345])
+            if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+                raise self._bad(f"{shown(path)} is device {major}:{minor}, which can't be")
+            entry.device = os.makedev(major, minor)
+        elif kind in _FILES:
+            entry.size = self._left = size
+            self._pad = -size % _BLOCK
+            entry.open = lambda: _Content(self)
+        return entry
+
+    def _plain(self, name: bytes) -> bytes:
+        """A name as a path from the root. Raises ImageError for one that leads out of it."""
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts or b"\0" in name:
+            raise self._bad(f"the name {shown(name)} leads out of the root")
+        if len(name) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in parts):
+            raise self._bad(f"a name of {len(name)} bytes")
+        return b"/".join(parts)

@@ -1,0 +1,311 @@
+"""Unpacking layers into a directory that hostile ones can't lead out of, as root or as a plain user.
+
+Every name is resolved inside the root by descriptors; what a layer puts where a link is replaces the link. A layer is
+checked against its digest before it is applied, and can be applied again after a killed run. A plain user can't give
+files away: owners are then kept in the attribute `user.rootlesscontainers`, which umoci reads too, and device nodes
+become empty files. Source: image-spec, layer.md (whiteouts); openat2(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ...compat import xattrs
+from ...compat.errors import KernelError
+from ...compat.rootpath import Root
+from ..trees.entry import Entry, opened, shown
+from .digest import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .layerreader import LayerReader
+
+_WHITEOUT = b".wh."
+_OPAQUE = b".wh..wh..opq"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1 << 20
+_CACHED = 64  # open folders
+_OWNERS = "user.rootlesscontainers"
+
+
+class Unpacker:
+    """Applies layers to a directory. `owners`: whether files can be given to anybody (root). `warnings` for people."""
+
+    def __init__(self, path: str, native: bool, owners: bool) -> None:
+        self._root = Root(path, native)
+        self._root.attach()
+        self._owners = owners
+        self._folders: OrderedDict[bytes, int] = OrderedDict()
+        self._finish: dict[bytes, Entry] = {}  # folders: their modes and times come when all is in them
+        self._buffer = memoryview(bytearray(_CHUNK))
+        self.warnings: list[str] = []
+
+    def close(self) -> None:
+        self._forget()
+        self._root.close()
+
+    def apply(self, reader: LayerReader, done: Callable[[int], None] = lambda count: None) -> None:
+        """Apply one layer. Raises ImageError for what can't be applied, OSError (ENOSPC)."""
+        made: set[int] = set()
+        for entry in reader:
+            try:
+                self._apply(entry, made)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, shown(entry.path)) from error
+            except KernelError as error:
+                raise OSError(error.errno, os.strerror(error.errno), shown(entry.path)) from error
+            done(reader.unpacked)
+
+    def recall(self, reader: LayerReader, done: Callable[[int], None] = lambda count: None) -> None:
+        """Read a layer that is applied already, for what `finish` must know of it."""
+        for entry in reader:
+            folder, _, name = entry.path.rpartition(b"/")
+            if stat.S_ISDIR(entry.mode) and not entry.first:
+                self._finish[entry.path] = entry
+            elif not name.startswith(_WHITEOUT):
+                self._finish.pop(entry.path, None)
+            elif name != _OPAQUE:
+                self._drop_finish((folder + b"/" if folder else b"") + name[len(_WHITEOUT) :])
+            done(reader.unpacked)
+
+    def _drop_finish(self, path: bytes) -> None:
+        prefix = path + b"/"
+        for known in [known for known in self._finish if known == path or known.startswith(prefix)]:
+            del self._finish[known]
+
+    def finish(self) -> None:
+        """Give the folders their modes and times, those below first."""
+        self._forget()
+        for path in sorted(self._finish, reverse=True):
+            entry = self._finish[path]
+            try:
+                fd = self._open_folder(path)
+            except (OSError, KernelError):
+                continue  # a later layer took it away
+            os.fchmod(fd, stat.S_IMODE(entry.mode))
+            os.utime(fd, ns=(entry.mtime, entry.mtime))
+        self._forget()
+        self._finish.clear()
+
+    def _forget(self) -> None:
+        for fd in self._folders.values():
+            os.close(fd)
+        self._folders.clear()
+
+    def _open_folder(self, path: bytes) -> int:
+        """A descriptor of a folder, links followed inside the root; kept for the next entries."""
+        if path in self._folders:
+            self._folders.move_to_end(path)
+            return self._folders[path]
+        handle = self._root.open("/" + os.fsdecode(path))
+        try:
+            fd = os.open(".", _DIRECTORY, dir_fd=handle)
+        finally:
+            os.close(handle)
+        self._folders[path] = fd
+        if len(self._folders) > _CACHED:
+            os.close(self._folders.popitem(last=False)[1])
+        return fd
+
+    def _parent(self, path: bytes) -> tuple[int, str]:
+        """The folder that an entry is to be in, made where it is missing, and the entry's name."""
+        folder, _, name = path.rpartition(b"/")
+        try:
+            return self._open_folder(folder), os.fsdecode(name)
+        except FileNotFoundError:
+            pass
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        os.close(self._root.make_directories("/" + os.fsdecode(folder)))
+        return self._open_folder(folder), os.fsdecode(name)
+
+    def _apply(self, entry: Entry, made: set[int]) -> None:
+        if not entry.path:
+            if stat.S_ISDIR(entry.mode):
+                self._attributes(entry, self._open_folder(b""))
+            return
+        parent, name = self._parent(entry.path)
+        if name.startswith(".wh."):
+            self._whiteout(entry, parent, name, made)
+            return
+        path = entry.path
+        while path and (mark := hash(path)) not in made:
+            made.add(mark)
+            path = path.rpartition(b"/")[0]
+        if entry.first:
+            self._link(entry, parent, name)
+            return
+        kind = stat.S_IFMT(entry.mode)
+        if kind == stat.S_IFDIR:
+            self._directory(entry, parent, name)
+            return
+        self._remove(parent, name, entry.path)
+        if kind == stat.S_IFREG:
+            self._file(entry, parent, name)
+        elif kind == stat.S_IFLNK:
+            os.symlink(entry.target, os.fsencode(name), dir_fd=parent)
+            self._attributes_by_name(entry, parent, name)
+        else:
+            self._node(entry, parent, name)
+
+    def _directory(self, entry: Entry, parent: int, name: str) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                self._remove(parent, name, entry.path)
+                os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        try:
+            self._attributes(entry, fd)
+            os.fchmod(fd, stat.S_IMODE(entry.mode) | 0o700)
+        finally:
+            os.close(fd)
+
+    def _file(self, entry: Entry, parent: int, name: str) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=parent)
+        try:
+            with opened(entry) as content:
+                while count := content.readinto(self._buffer):
+                    view = self._buffer[:count]
+                    while view:
+                        view = view[os.write(fd, view) :]
+            self._attributes(entry, fd)
+        finally:
+            os.close(fd)
+
+    def _node(self, entry: Entry, parent: int, name: str) -> None:
+        try:
+            os.mknod(name, entry.mode, entry.device, dir_fd=parent)
+        except PermissionError:
+            if self._owners:
+                raise
+            self.warnings.append(f"{shown(entry.path)}: a {entry.kind} takes root to make; it is an empty file here")
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent))
+        self._attributes_by_name(entry, parent, name)
+
+    def _link(self, entry: Entry, parent: int, name: str) -> None:
+        """A second name of a file. The first is looked up inside the root, a link at its end not followed."""
+        folder, _, last = entry.first.rpartition(b"/")
+        if entry.first == entry.path:
+            raise ImageError(f"{shown(entry.path)} is a link to itself")
+        self._remove(parent, name, entry.path)
+        try:
+            source = self._open_folder(folder)
+            os.link(os.fsdecode(last), name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is not there") from None
+        except PermissionError:
+            raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is a folder") from None
+
+    def _attributes(self, entry: Entry, fd: int) -> None:
+        if stat.S_ISDIR(entry.mode):
+            self._finish[entry.path] = entry
+        if self._owners:
+            os.fchown(fd, entry.uid, entry.gid)
+        elif entry.uid or entry.gid:
+            self._note_owner(entry, fd)
+        if not stat.S_ISDIR(entry.mode):
+            os.fchmod(fd, stat.S_IMODE(entry.mode))
+        for key, value in entry.xattrs:
+            self._xattr(entry, fd, os.fsdecode(key), value)
+        os.utime(fd, ns=(entry.mtime, entry.mtime))
+
+    def _xattr(self, entry: Entry, fd: int, key: str, value: bytes) -> None:
+        try:
+            xattrs.set(fd, key, value)
+        except KernelError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                raise
+            self.warnings.append(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
+
+    def _note_owner(self, entry: Entry, fd: int) -> None:
+        """The message `Resource` of rootlesscontainers.proto: uint32 uid = 1, gid = 2."""
+        data = b"\x08" + _varint(entry.uid) + b"\x10" + _varint(entry.gid)
+        try:
+            xattrs.set(fd, _OWNERS, data)
+        except KernelError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            word = "this file system has no attributes: files whose owner is not root lose it"
+            if word not in self.warnings:
+                self.warnings.append(word)
+
+    def _attributes_by_name(self, entry: Entry, parent: int, name: str) -> None:
+        if self._owners:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if not stat.S_ISLNK(entry.mode):
+            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
+        os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
+        for key, _ in entry.xattrs:
+            self.warnings.append(f"{shown(entry.path)}: the attribute {os.fsdecode(key)} of a {entry.kind} is not set")
+
+    def _whiteout(self, entry: Entry, parent: int, name: str, made: set[int]) -> None:
+        folder = entry.path.rpartition(b"/")[0]
+        if os.fsencode(name) == _OPAQUE:
+            for found in os.listdir(parent):
+                below = folder + b"/" + os.fsencode(found) if folder else os.fsencode(found)
+                if hash(below) not in made:  # what this layer itself put there stays
+                    self._remove(parent, found, below)
+            return
+        hidden = name[len(_WHITEOUT) :]
+        if hidden in ("", ".", "..") or hidden.startswith(".wh."):
+            raise ImageError(f"{shown(entry.path)} is no whiteout that makes sense")
+        self._remove(parent, hidden, folder + b"/" + os.fsencode(hidden) if folder else os.fsencode(hidden))
+
+    def _remove(self, parent: int, name: str, path: bytes) -> None:
+        """Take away what is at a name, a folder with all that is in it; nothing, where nothing is."""
+        try:
+            os.unlink(name, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            _remove_tree(parent, name)
+        # no descriptor may serve for what comes in the place of a folder, or of a link to one, that went
+        prefix = path + b"/"
+        if any(known == path or known.startswith(prefix) for known in self._folders):
+            keep = self._folders.pop(path.rpartition(b"/")[0], -1)
+            self._forget()
+            if keep >= 0:  # the caller works in it
+                self._folders[path.rpartition(b"/")[0]] = keep
+        self._drop_finish(path)
+
+
+def _remove_tree(parent: int, name: str) -> None:
+    """Remove a folder of any depth by descriptors, no link followed."""
+    stack = [(parent, name, os.open(name, _DIRECTORY, dir_fd=parent))]
+    while stack:
+        above, title, fd = stack[-1]
+        deeper = None
+        for found in os.listdir(fd):
+            try:
+                os.unlink(found, dir_fd=fd)
+            except OSError as error:
+                if error.errno not in (errno.EISDIR, errno.EPERM):
+                    raise
+                deeper = found
+                break
+        if deeper is not None:
+            stack.append((fd, deeper, os.open(deeper, _DIRECTORY, dir_fd=fd)))
+            continue
+        os.close(fd)
+        stack.pop()
+        os.rmdir(title, dir_fd=above)
+
+
+def _varint(value: int) -> bytes:
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    data.append(value)
+    return bytes(data)

@@ -1,0 +1,61 @@
+"""The recipe that joey proposes for a source: what starts, which ports and volumes, and how much each rule matches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..inventory import files, ports, system
+from ..inventory.model import Inventory
+from .model import Recipe
+from .rules import RULES, Filter
+
+if TYPE_CHECKING:
+    from ..trees.entry import Tree
+
+# how each init is told to stop; systemd by its manual, sysvinit and upstart by the power failure of init(8)
+_STOP_SIGNALS = {
+    "systemd": "SIGRTMIN+3",
+    "sysvinit": "SIGPWR",
+    "upstart": "SIGPWR",
+    "busybox": "SIGUSR2",
+    "openrc": "SIGTERM",
+}
+
+
+def propose(tree: Tree) -> Recipe:
+    """A recipe for a tree. Raises OSError, TreeError."""
+    recipe = Recipe()
+    found = Inventory()
+    system.look(tree, found)
+    image = recipe.image
+    image.architecture = found.architecture
+    if found.init:
+        image.entrypoint = ["/sbin/init"]
+        image.stop_signal = _STOP_SIGNALS.get(found.init, "")
+        image.labels["io.joey.init"] = found.init
+        recipe.comments["entrypoint"] = f"the whole machine, by its own init ({found.init}); or one program of it"
+        recipe.comments["stop-signal"] = f"how {found.init} is told to shut down"
+    elif tree.status(b"bin/sh") is not None:
+        image.command = ["/bin/sh"]
+        recipe.comments["command"] = "no init was found"
+    listening = ports.ports(tree)
+    image.ports = [f"{port.number}/{port.protocol}" for port in listening]
+    if listening:
+        recipe.comments["ports"] = "; ".join(f"{port.number} of {port.service}, {port.where}" for port in listening)
+    for path, kind in files.DATABASES:
+        if tree.names(path):
+            image.volumes.append("/" + path.decode())
+            recipe.comments["volumes"] = (recipe.comments.get("volumes", "") + f"; {kind}").lstrip("; ")
+    return recipe
+
+
+def matches(tree: Tree) -> dict[str, tuple[int, int]]:
+    """(entries, bytes) that each rule matches in a tree, whether it applies or not. Raises OSError, TreeError."""
+    every = Filter(list(RULES), [])
+    found: dict[str, tuple[int, int]] = {}
+    for entry in tree.entries():
+        rule = every.rule(entry.path)
+        if rule is not None and rule.touches(entry.kind):
+            count, size = found.get(rule.name, (0, 0))
+            found[rule.name] = count + 1, size + (0 if entry.first else entry.size)
+    return found
