@@ -15,7 +15,7 @@ from ..work import Work
 from .migrate import SOURCE_OPTIONS, options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from ..inventory.model import Inventory
 
@@ -23,10 +23,13 @@ _ROWS = 15  # of a table for people
 
 
 def run(arguments: Arguments) -> int:
-    with Progress() as progress, Work(arguments.words, arguments.text("work")) as place:
-        with source_of(arguments.words, options_of(arguments, place), progress.share) as opened:
-            progress.stage("taking the inventory")
-            found = take(opened)
+    with (
+        Progress() as progress,
+        Work(arguments.words, arguments.text("work")) as place,
+        source_of(arguments.words, options_of(arguments, place), progress.share) as opened,
+    ):
+        progress.stage("taking the inventory")
+        found = take(opened)
     if arguments.switch("json"):
         print(json.dumps(found.as_json(), indent=2))
     else:
@@ -52,23 +55,19 @@ def _show(found: Inventory) -> None:
             system.add(what, value)
     system.print()
     own = [service for service in found.services if not service.hardware]
-    _table(
-        "services that start", ("name", "kind", "user", "command"), [(s.name, s.kind, s.user, s.command) for s in own]
-    )
-    _table("ports, as configured", ("port", "service", "where"),
-           [(f"{p.number}/{p.protocol}", p.service, p.where) for p in found.ports])  # fmt: skip
-    _table("accounts", ("name", "uid", "home", "shell", "password", "keys"),
-           [(a.name, str(a.uid), a.home, a.shell, "yes" if a.password else "no", str(a.keys)) for a in found.accounts])  # fmt: skip
-    _table(
-        "cron and at", ("where", "user", "when", "command"), [(j.where, j.user, j.when, j.command) for j in found.jobs]
-    )
-    _table("mounts", ("device", "at", "type"), [(m["device"], m["target"], m["type"]) for m in found.mounts])
-    _table("databases", ("kind", "path", "size"), [(d.kind, d.path, shown_size(d.size)) for d in found.databases])
-    _table("large data of its own", ("path", "size"), [(d.path, shown_size(d.size)) for d in found.data])
-    _table("certificates and secrets", ("kind", "path"), [(s.kind, s.path) for s in found.secrets])
-    _table("settings", ("about", "lines"), [(about, "; ".join(lines[:3])) for about, lines in found.settings.items()])
+    _table("services that start", "name kind user command", [(s.name, s.kind, s.user, s.command) for s in own])
+    ports = [(f"{p.number}/{p.protocol}", p.service, p.where) for p in found.ports]
+    _table("ports, as configured", "port service where", ports)
+    people = [(a.name, str(a.uid), a.home, a.shell, "yes" if a.password else "no", str(a.keys)) for a in found.accounts]
+    _table("accounts", "name uid home shell password keys", people)
+    _table("cron and at", "where user when command", [(j.where, j.user, j.when, j.command) for j in found.jobs])
+    _table("mounts", "device at type", [(m["device"], m["target"], m["type"]) for m in found.mounts])
+    _table("databases", "kind path size", [(d.kind, d.path, shown_size(d.size)) for d in found.databases])
+    _table("large data of its own", "path size", [(d.path, shown_size(d.size)) for d in found.data])
+    _table("certificates and secrets", "kind path", [(s.kind, s.path) for s in found.secrets])
+    _table("settings", "about lines", [(about, "; ".join(lines[:3])) for about, lines in found.settings.items()])
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])[:_ROWS]
-    _table("largest folders", ("path", "size"), [(path, shown_size(size)) for path, size in sizes])
+    _table("largest folders", "path size", [(path, shown_size(size)) for path, size in sizes])
     for line in found.notes:
         print(f"note: {line}")
     rules = Table(f"fit for a container: {found.score} of 10", "rule", "kind", "takes", "why")
@@ -77,12 +76,12 @@ def _show(found: Inventory) -> None:
     rules.print()
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+def _table(title: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
     rows = [tuple(_plain(cell) for cell in row) for row in rows]
     if not rows:
         return
     more = len(rows) - _ROWS
-    table = Table(title + (f" ({more} more: --json)" if more > 0 else ""), *header)
+    table = Table(title + (f" ({more} more: --json)" if more > 0 else ""), *header.split())
     for row in rows[:_ROWS]:
         table.add(*row)
     table.print()

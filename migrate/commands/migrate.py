@@ -150,7 +150,7 @@ COMMAND = Command(
     verbs={
         "inspect": (
             "migrate.commands.inspect",
-            "show what a machine is and does, and how well it fits into a container",
+            "show what a machine is, and how well it fits into a container",
         ),
         "plan": ("migrate.commands.plan", "write the recipe of a migration, to be read and edited"),
         "verify": ("migrate.commands.verify", "compare a source with the image that was made of it"),

@@ -19,13 +19,16 @@ def run(arguments: Arguments) -> int:
     target = arguments.text("output")
     if target and os.path.lexists(target) and not arguments.switch("force"):
         raise JoeyError(f"{target} is there already", "--force writes over it", "exists")
-    with Progress() as progress, Work(arguments.words, arguments.text("work")) as place:
-        with source_of(arguments.words, options_of(arguments, place), progress.share) as opened:
-            progress.stage("looking at the files")
-            recipe = propose(opened.tree)
-            facts = {"title": opened.title, "kind": opened.kind, **opened.facts}
-            text = recipe_text.write(recipe, facts, matches(opened.tree))
-            notes = opened.notes
+    with (
+        Progress() as progress,
+        Work(arguments.words, arguments.text("work")) as place,
+        source_of(arguments.words, options_of(arguments, place), progress.share) as opened,
+    ):
+        progress.stage("looking at the files")
+        recipe = propose(opened.tree)
+        facts = {"title": opened.title, "kind": opened.kind, **opened.facts}
+        text = recipe_text.write(recipe, facts, matches(opened.tree))
+        notes = opened.notes
     for line in notes:
         text += f"# note: {line}\n" if line.isprintable() else f"# note: {line!a}\n"
     recipe_text.parse(text, "the recipe")  # what joey writes, joey reads
@@ -49,8 +52,8 @@ COMMAND = Command(
         *SOURCE_OPTIONS,
     ),
     detail=(
-        "A recipe says what moves, what does not and why, which volumes and ports there are and what starts. Each rule\n"
-        "is shown with what it matches in this source."
+        "A recipe says what moves, what does not and why, which volumes and ports there are and what starts. Each\n"
+        "rule is shown with what it matches in this source."
     ),
     examples=("joey migrate plan web1.qcow2 -o web1.yaml",),
 )
