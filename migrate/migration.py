@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
@@ -82,7 +83,7 @@ def provenance(source: Source, opened: Opened, recipe: Recipe) -> dict[str, str]
 
 def recipe_digest(recipe: Recipe) -> str:
     """The digest of what a recipe decides; comments and the order of its keys do not count."""
-    data = recipe_text.write(recipe, {}, {})
+    data = recipe_text.write(replace(recipe, comments={}), {}, {})
     return "sha256:" + hashlib.sha256(data.encode()).hexdigest()
 
 

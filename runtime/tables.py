@@ -17,7 +17,8 @@ class Table:
         self.rows: list[list[str]] = []
 
     def add(self, *cells: str) -> None:
-        self.rows.append(list(cells))
+        """A row; what a terminal would obey is escaped: names come from bundles, images and disks."""
+        self.rows.append([cell if cell.isprintable() else _escaped(cell) for cell in cells])
 
     def print(self) -> None:
         """To standard output, in the way that suits it."""
@@ -51,3 +52,7 @@ class Table:
         for row in self.rows:
             table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
         Console(width=shutil.get_terminal_size((120, 24)).columns).print(table)
+
+
+def _escaped(cell: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cell)

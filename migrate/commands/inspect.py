@@ -77,7 +77,7 @@ def _show(found: Inventory) -> None:
 
 
 def _table(title: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
-    rows = [tuple(_plain(cell) for cell in row) for row in rows]
+    rows = [tuple(_short(cell) for cell in row) for row in rows]
     if not rows:
         return
     more = len(rows) - _ROWS
@@ -87,10 +87,8 @@ def _table(title: str, header: str, rows: Iterable[tuple[str, ...]]) -> None:
     table.print()
 
 
-def _plain(cell: str) -> str:
-    """A cell that a machine's files wrote: short, and nothing in it that a terminal would obey."""
-    word = cell if len(cell) <= 90 else cell[:87] + "..."
-    return word if word.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in word)
+def _short(cell: str) -> str:
+    return cell if len(cell) <= 90 else cell[:87] + "..."
 
 
 COMMAND = Command(

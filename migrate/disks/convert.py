@@ -31,11 +31,12 @@ def raw(path: str, folder: str, take_backing: bool, done: Callable[[float], None
     image = inspect(path, take_backing)
     if image.format == "raw":
         return path
-    options = _options(image, take_backing)
+    chain = _chain(image, take_backing)
+    options = _options(chain)
     tool = find_program("qemu-img")
     if not tool:
         raise DiskError(f"{path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
-    size = _size(tool, image, options)
+    size = _size(tool, image)
     _check_room(tool, image, options, folder)
     target = os.path.join(folder, "disk-" + hashlib.sha256(options.encode()).hexdigest()[:12] + ".raw")
     if os.path.isfile(target):
@@ -46,21 +47,23 @@ def raw(path: str, folder: str, take_backing: bool, done: Callable[[float], None
     return target
 
 
-def _options(image: DiskImage, take_backing: bool) -> str:
-    """qemu's description of an image and what it is a difference to, with every name in it ours."""
+def _chain(image: DiskImage, take_backing: bool) -> list[DiskImage]:
+    """An image and what it is a difference to, one after the other. Raises DiskError."""
     chain = [image]
     while chain[-1].backing:
         if len(chain) >= _CHAIN or any(chain[-1].backing == os.path.realpath(known.path) for known in chain):
             raise DiskError(f"{image.path}: its chain of backing files goes round, or has more than {_CHAIN}")
         chain.append(inspect(chain[-1].backing, take_backing))
+    return chain
+
+
+def _options(chain: list[DiskImage]) -> str:
+    """qemu's description of images, each the difference to the next, with every name in it ours."""
     value: dict[str, Any] | None = None
     for link in reversed(chain):
         file = {"driver": "file", "filename": os.path.abspath(link.path), "locking": "off"}
-        value = {
-            "driver": link.format,
-            "file": file,
-            **({"backing": value} if link.format in ("qcow2", "vmdk") else {}),
-        }
+        below = {"backing": value} if link.format in ("qcow2", "vmdk") else {}
+        value = {"driver": link.format, "file": file, **below}
     return json.dumps(value)
 
 
@@ -85,9 +88,9 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _size(tool: str, image: DiskImage, options: str) -> int:
+def _size(tool: str, image: DiskImage) -> int:
     """The size of the disk in bytes."""
-    done = _run([tool, "info", "--output=json", "json:" + options])
+    done = _run([tool, "info", "--output=json", "json:" + _options([image])])  # it opens no backing file
     if done.returncode:
         raise DiskError(f"{image.path} is a damaged {image.title} image: {_words(done.stderr)}")
     size = json.loads(done.stdout).get("virtual-size")
@@ -151,6 +154,5 @@ def _convert(words: list[str], image: DiskImage, size: int, target: str, done: C
 def _words(text: str) -> str:
     """qemu-img's complaint in one line, without the description of the image in it."""
     line = text.strip().splitlines()[-1] if text.strip() else "qemu-img says nothing"
-    return line.removeprefix("qemu-img: ").partition("'json:")[0].rstrip(": ") + (
-        line.rpartition("'")[2] if "'json:" in line else ""
-    )
+    before, quote, rest = line.removeprefix("qemu-img: ").partition("'json:")
+    return before + "it" + rest.partition("}'")[2] if quote else before

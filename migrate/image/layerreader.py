@@ -119,8 +119,10 @@ class LayerReader:
     def _read_into(self, buffer: memoryview) -> int:
         try:
             count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        except OSError:
-            raise
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise self._bad(f"its compressed stream is damaged: {error}") from None  # bz2 and gzip say it so
         except self._errors as error:
             raise self._bad(f"its compressed stream is damaged: {error or type(error).__name__}") from None
         self.unpacked += count

@@ -200,7 +200,9 @@ class Unpacker:
         try:
             source = self._open_folder(folder)
             os.link(os.fsdecode(last), name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, KernelError) as error:
+            if isinstance(error, KernelError) and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is not there") from None
         except PermissionError:
             raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is a folder") from None

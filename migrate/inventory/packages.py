@@ -122,7 +122,7 @@ def _dpkg(tree: Tree) -> Packages:
     return found
 
 
-_QUERY = "\\001%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\n[%{FILEFLAGS}\\t%{FILENAMES}\\n]"
+_QUERY = "\\v%{NAME}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\t%{ARCH}\\n[%{FILEFLAGS}\\t%{FILENAMES}\\n]"
 _RPM_CONFIG = 1
 
 
@@ -148,7 +148,7 @@ def _rpm(tree: Tree, folder: bytes) -> Packages:
         found.losses.append(f"the RPM database was not read: {words[-1] if words else 'rpm failed'}")
         return found
     folders = _Folders(tree)
-    for block in done.stdout.split(b"\x01")[1:]:
+    for block in done.stdout.split(b"\v")[1:]:
         head, _, files = block.partition(b"\n")
         fields = head.decode("utf-8", "replace").split("\t")
         if len(fields) != 3 or fields[0] == "gpg-pubkey":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -309,8 +308,16 @@ def write(recipe: Recipe, source: dict[str, str], sizes: dict[str, tuple[int, in
 
 
 def _quoted(value: str) -> str:
-    """A text in double quotes, as JSON and YAML both read it."""
-    return json.dumps(value, ensure_ascii=True)
+    """A text in YAML's double quotes."""
+    return '"' + "".join(map(_escaped, value)) + '"'
+
+
+def _escaped(char: str) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if " " <= char <= "~":
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 1 << 16 else f"\\U{ord(char):08x}"
 
 
 def _single(key: str, value: str, comment: str = "") -> list[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 400  # an open descriptor each; path names of Linux end at 4,096 bytes, 2,048 directories
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_XFS_ACL = "trusted.SGI_ACL_"  # how XFS stores the ACLs, which it shows by their own names too
 _NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.EACCES)
 
 
@@ -193,7 +194,11 @@ def _xattrs(folder: int, name: str) -> tuple[tuple[bytes, bytes], ...]:
         names = os.listxattr(place, follow_symlinks=False)
         if not names:
             return ()
-        found = [(os.fsencode(key), os.getxattr(place, key, follow_symlinks=False)) for key in names]
+        found = [
+            (os.fsencode(key), os.getxattr(place, key, follow_symlinks=False))
+            for key in names
+            if not key.startswith(_XFS_ACL)
+        ]
     except OSError as error:
         if error.errno in _NO_XATTRS:
             return ()

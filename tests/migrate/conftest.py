@@ -1,0 +1,31 @@
+"""Fixtures of migration: a small guest's tree, made once, and the file systems made of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .guests import MIB, make_file_system, make_tree
+
+NEEDED = ("qemu-img", "mkfs.ext4", "sfdisk", "lvcreate", "setcap", "setfacl")
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guest's files. Not to be written to."""
+    missing = [name for name in NEEDED if not shutil.which(name)]
+    assert not missing, f"{missing} not installed (tools/test installs them)"
+    root = tmp_path_factory.mktemp("guest") / "root"
+    root.mkdir()
+    make_tree(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Path:
+    """The guest on ext4, a file system without a partition. Not to be written to."""
+    path = tmp_path_factory.mktemp("ext4") / "disk.raw"
+    make_file_system(path, "ext4", 48 * MIB, tree, "-I", "256")
+    return path
