@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compat.files import find_program
 from .blocks import DiskError
-from .formats import DiskImage, inspect
+from .formats import DiskImage, inspect, inspect_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,8 +29,16 @@ def raw(path: str, folder: str, take_backing: bool, done: Callable[[float], None
     `done` is told the share that is converted. Raises DiskError.
     """
     image = inspect(path, take_backing)
-    if image.format == "raw":
-        return path
+    return path if image.format == "raw" else _converted(image, folder, take_backing, done)
+
+
+def raw_part(path: str, offset: int, size: int, folder: str, done: Callable[[float], None]) -> str:
+    """The same of an image that lies in a larger file. Raises DiskError."""
+    return _converted(inspect_part(path, offset, size), folder, False, done)
+
+
+def _converted(image: DiskImage, folder: str, take_backing: bool, done: Callable[[float], None]) -> str:
+    path = image.path
     chain = _chain(image, take_backing)
     options = _options(chain)
     tool = find_program("qemu-img")
@@ -61,7 +69,9 @@ def _options(chain: list[DiskImage]) -> str:
     """qemu's description of images, each the difference to the next, with every name in it ours."""
     value: dict[str, Any] | None = None
     for link in reversed(chain):
-        file = {"driver": "file", "filename": os.path.abspath(link.path), "locking": "off"}
+        file: dict[str, Any] = {"driver": "file", "filename": os.path.abspath(link.path), "locking": "off"}
+        if link.size:
+            file = {"driver": "raw", "offset": link.offset, "size": link.size // 512 * 512, "file": file}
         below = {"backing": value} if link.format in ("qcow2", "vmdk") else {}
         value = {"driver": link.format, "file": file, **below}
     return json.dumps(value)

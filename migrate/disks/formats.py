@@ -28,6 +28,8 @@ class DiskImage(NamedTuple):
     format: str
     backing: str
     files: tuple[str, ...]
+    offset: int = 0  # where the image begins in its file, and its size there: 0 for all of it
+    size: int = 0
 
     @property
     def title(self) -> str:
@@ -69,6 +71,34 @@ def inspect(path: str, take_backing: bool = False) -> DiskImage:
         return DiskImage(path, "vpc", "", (path,))
     _refuse_others(path, head)
     return DiskImage(path, "raw", "", (path,))
+
+
+def inspect_part(path: str, offset: int, size: int) -> DiskImage:
+    """The format of an image that lies in a larger file, an OVA. Raises DiskError."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        head = file.read(min(size, 4096))
+    if head.startswith(b"KDMV"):
+        place, length = unpack_from("<QQ", head, 28)
+        if length > _LARGEST_DESCRIPTOR >> 9 or (place + length) * 512 > size:
+            raise DiskError(f"{path}: the descriptor of its disk has {length} sectors")
+        with open(path, "rb") as file:
+            file.seek(offset + place * 512)
+            text = file.read(length * 512).split(b"\0", 1)[0].decode("utf-8", "replace")
+        if _parent(text):
+            raise DiskError(f"{path}: a disk in it is a difference to another image")
+        return DiskImage(path, "vmdk", "", (path,), offset, size)
+    if head.startswith(b"QFI\xfb"):
+        found = _qcow2(path, head, take_backing=False)
+        return found._replace(offset=offset, size=size)
+    _refuse_others(path, head)
+    return DiskImage(path, "raw", "", (path,), offset, size)
+
+
+def _parent(text: str) -> bool:
+    """Whether a VMDK's descriptor says that it is a difference to another."""
+    found = re.search(r'(?im)^parentCID\s*=\s*"?([0-9a-f]+)', text)
+    return bool(found and found[1].lower() != "ffffffff")
 
 
 def _refuse_others(path: str, head: bytes) -> None:
@@ -137,8 +167,7 @@ def _vmdk(path: str, head: bytes, take_backing: bool) -> DiskImage:
         with open(path, "rb") as file:
             data = file.read()
     text = data.split(b"\0", 1)[0].decode("utf-8", "replace")
-    parent = re.search(r'(?im)^parentCID\s*=\s*"?([0-9a-f]+)', text)
-    if parent and parent[1].lower() != "ffffffff":
+    if _parent(text):
         hint = re.search(r'(?im)^parentFileNameHint\s*=\s*"([^"]*)"', text)
         backing = _beside(path, (hint[1] if hint else "").encode(), take_backing)
     else:

@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..disks import convert, mounting
+from ..disks import convert, mounting, ova
 from ..disks.blocks import DiskError
 from ..disks.volumes import volumes
 from .contract import Opened, Options
@@ -27,6 +27,7 @@ class DiskSource:
         self, paths: list[str], options: Options, done: Callable[[str, float], None] = lambda what, share: None
     ) -> None:
         self._paths = paths
+        self._files = list(paths)  # whose digests are noted
         self._options = options
         self._done = done
         self._digests: list[str] = []
@@ -39,13 +40,10 @@ class DiskSource:
         options = self._options
         if options.reader not in ("", *READERS):
             raise DiskError(f"there is no reader {options.reader!r}", "readers: " + ", ".join(READERS))
-        raws, ours = [], set()
+        raws: list[str] = []
         for path in self._paths:
-            name = os.path.basename(path)
-            raw = convert.raw(path, options.work, options.backing, partial(self._done, f"converting {name}"))
-            raws.append(raw)
-            if raw != path:
-                ours.add(raw)
+            raws += self._raw(path)
+        ours = {raw for raw in raws if os.path.dirname(raw) == options.work}
         found = volumes(raws)
         guest = mounting.mount_guest(options.work, ours, found, options.root_volume, options.skipped_mounts)
         self._guest = guest
@@ -59,6 +57,21 @@ class DiskSource:
             opened.facts["mounts"] = ", ".join(joined)
         opened.notes += [f"{v.title} is not read: {v.error}" for v in found if v.error]
         return opened
+
+    def _raw(self, path: str) -> list[str]:
+        """The raw disks of an image or appliance."""
+        options = self._options
+        done = partial(self._done, f"converting {os.path.basename(path)}")
+        if not ova.is_appliance(path):
+            return [convert.raw(path, options.work, options.backing, done)]
+        found = []
+        for part in ova.disks(path):
+            if part.path == path:
+                found.append(convert.raw_part(*part, options.work, done))
+            else:
+                self._files.append(part.path)
+                found.append(convert.raw(part.path, options.work, False, done))
+        return found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,7 +92,7 @@ class DiskSource:
         return "sha256:" + hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
 
     def _hash(self) -> None:
-        for path in self._paths:
+        for path in self._files:
             found = hashlib.sha256()
             try:
                 with open(path, "rb") as file:

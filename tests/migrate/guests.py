@@ -15,10 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..conftest import TOP
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
+# a machine with services, and with a kernel of its own to boot
+SERVER = "linux-image-cloud-amd64 nginx-light postgresql systemd-sysv openssh-server cron rsyslog iproute2".split()
 # lvm2 without device-mapper and udev, on loop devices only
 LVM = 'devices { use_devicesfile=0 filter=["a|^/dev/loop|","r|.*|"] } activation { udev_sync=0 udev_rules=0 }'
 
@@ -30,6 +34,11 @@ def run(*words: str | Path, **options: Any) -> str:
     )
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def debian_root(*packages: str) -> Path:
+    """A Debian 12 with packages, made once and kept. Not to be written to."""
+    return Path(run(TOP / "tools/debian-root", "bookworm", *packages).strip())
 
 
 def make_tree(root: Path, special: bool = True) -> None:

@@ -280,3 +280,54 @@ def test_the_image_runs(ext4: Path, joey: Joey, tmp_path: Path) -> None:
     assert "A test system" in done.stdout
     assert "uid=1000(user) gid=1000(user)" in done.stdout
     assert "1001(extra)" in done.stdout
+
+
+OVF = """<?xml version="1.0"?><Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+<References><File ovf:href="{name}" ovf:id="file1"/></References>
+<DiskSection><Disk ovf:capacity="1" ovf:diskId="d1" ovf:fileRef="file1" ovf:format="x"/></DiskSection></Envelope>"""
+
+
+@pytest.mark.parametrize("form", ["ova", "ovf"])
+def test_virtual_appliances(form: str, ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    run(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "vmdk",
+        "-o",
+        "subformat=streamOptimized",
+        ext4,
+        tmp_path / "box-disk1.vmdk",
+    )
+    (tmp_path / "box.ovf").write_text(OVF.format(name="box-disk1.vmdk"))
+    if form == "ova":
+        run("tar", "-C", tmp_path, "--format=ustar", "-cf", tmp_path / "box.ova", "box.ovf", "box-disk1.vmdk")
+        (tmp_path / "box-disk1.vmdk").unlink()
+    before = digest(tmp_path / f"box.{form}")
+    migrate(joey, tmp_path / f"box.{form}", "--to", f"oci:{tmp_path}/image")
+    assert_same(tree, unpacked(joey, tmp_path / "image"))
+    assert_untouched(tmp_path / f"box.{form}", before)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (OVF.format(name="../../etc/shadow"), "disks are files in the same folder"),
+        (OVF.format(name="link.vmdk"), "disks are files in the same folder"),
+        (OVF.format(name="gone.vmdk"), "is missing"),
+        (OVF.replace("File ovf:href", 'File ovf:compression="gzip" ovf:href').format(name="x"), "compressed by gzip"),
+        ("<Envelope/>", "names no disk"),
+        ("<Envelope", "is not XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c"><!ENTITY d "&b;&b;">]><Envelope>&d;</Envelope>', "no entities of its own"),
+        ("<a>" * 100, "nested too deeply"),
+    ],
+)
+def test_an_ovf_that_names_other_things(text: str, word: str, joey: Joey, tmp_path: Path) -> None:
+    (tmp_path / "link.vmdk").symlink_to("/etc/shadow")
+    (tmp_path / "box.ovf").write_text(text)
+    done = migrate(joey, tmp_path / "box.ovf", "--to", f"oci:{tmp_path}/image", check=False)
+    assert done.returncode == 1
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,8 +15,8 @@ from joey.migrate.inventory import services, system
 from joey.migrate.inventory.packages import packages
 from joey.migrate.trees.folder import FolderTree
 
-from ..conftest import TOP, Joey
-from .guests import run
+from ..conftest import Joey
+from .guests import SERVER, debian_root, run
 
 SECRET = "s3cret-content"
 
@@ -243,11 +243,7 @@ def test_a_damaged_rpm_database_is_a_loss_that_is_told(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.root
 def test_a_real_debian(joey: Joey, tmp_path: Path) -> None:
-    words = "nginx-light postgresql systemd-sysv openssh-server cron rsyslog iproute2"
-    done = subprocess.run(
-        [str(TOP / "tools/debian-root"), "bookworm", *words.split()], capture_output=True, text=True, check=True
-    )
-    root = Path(done.stdout.strip())
+    root = debian_root(*SERVER)
     found = inspect(joey, root)
     assert (found["distribution_id"], found["release"], found["init"]) == ("debian", "12", "systemd")
     assert {"nginx", "postgresql", "ssh", "cron", "rsyslog"} <= {row["name"] for row in found["services"]}
@@ -268,10 +264,10 @@ def test_a_real_debian(joey: Joey, tmp_path: Path) -> None:
 @pytest.mark.root
 def test_like_machines_share_their_package_layers(joey: Joey, tmp_path: Path) -> None:
     """Two machines of one release with other names, files, times of folders: only their own layers differ."""
-    done = subprocess.run([str(TOP / "tools/debian-root"), "bookworm"], capture_output=True, text=True, check=True)
+    root = debian_root()
     layers = []
     for name in ("one", "two"):
-        run("cp", "-a", done.stdout.strip(), tmp_path / name)
+        run("cp", "-a", root, tmp_path / name)
         write(
             tmp_path / name,
             {"etc/hostname": name, f"usr/share/{name}": name, f"srv/{name}": name, f"usr/bin/{name}": name},
