@@ -9,7 +9,8 @@ from ...compat import jsonio
 from ...compat.errors import UsageError
 from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table
-from ..image.layout import Layout
+from ..image.destination import TRANSPORTS, Destination
+from ..image.reference import parse
 from ..migration import Result, migrate
 from ..progress import Progress
 from ..recipe import text as recipe_text
@@ -52,25 +53,25 @@ def recipe_of(arguments: Arguments) -> Recipe | None:
 
 
 def run(arguments: Arguments) -> int:
-    destination = arguments.text("to")
-    if not destination:
+    if not arguments.text("to"):
         raise UsageError("where to? --to oci:DIR[:NAME]", "see: joey migrate --help")
-    kind, _, rest = destination.partition(":")
-    if kind != "oci" or not rest:
-        raise UsageError(f"--to {destination}: not a destination", "oci:DIR[:NAME]")
-    folder, _, name = rest.partition(":")
+    reference = parse(arguments.text("to"), TRANSPORTS)
+    destination = Destination(reference)
+    destination.check()
     recipe = recipe_of(arguments)
-    layout = Layout(folder)
     work = Work(arguments.words, arguments.text("work"))
     try:
         with Progress() as progress, work as place:
             source = source_of(arguments.words, options_of(arguments, place), progress.share)
             with source as opened:
                 recipe = recipe or propose(opened.tree)
-                if name:
-                    recipe.image.name = name
-                layout.create()
-                result = migrate(source, opened, recipe, layout, progress)
+                if reference.name:
+                    recipe.image.name = reference.name
+                if reference.transport == "bundle":
+                    recipe.compression, recipe.level = "none", 0  # it is unpacked again at once
+                with destination as layout:
+                    result = migrate(source, opened, recipe, layout, progress)
+                    result.report.warnings += destination.finish(progress)
     except BaseException:
         if work.kept():
             print(
@@ -78,12 +79,10 @@ def run(arguments: Arguments) -> int:
                 file=sys.stderr,
             )
         raise
-    finally:
-        layout.close()
     if arguments.switch("json"):
         print(jsonio.dumps(as_json(result)))
     else:
-        show(result, destination)
+        show(result, str(reference))
     return 0
 
 
@@ -138,7 +137,7 @@ COMMAND = Command(
     least=1,
     most=-1,
     options=(
-        Option("--to", "DESTINATION", "oci:DIR[:NAME], an OCI image layout"),
+        Option("--to", "DESTINATION", "oci:DIR[:NAME], docker-archive:FILE[:NAME:TAG], or bundle:DIR"),
         Option("--recipe", "FILE", "what moves and what does not (joey migrate plan writes one)"),
         *SOURCE_OPTIONS,
         Option("--json", "", "print the report as JSON"),

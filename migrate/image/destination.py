@@ -1,0 +1,66 @@
+"""Where an image goes: a layout as it is written, or what is made of a layout of its own when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from ...compat.errors import JoeyError
+from . import archive, bundle
+from .layout import Layout
+from .read import open_image
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ..progress import Progress
+    from .reference import Reference
+
+TRANSPORTS = ("oci", "docker-archive", "bundle")
+
+
+class Destination:
+    """A context whose value is the layout to write to; `finish` makes of it what the reference names."""
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._temporary = ""
+        self._layout: Layout | None = None
+
+    def check(self) -> None:
+        """Whether it can be written, before any work is done. Raises JoeyError."""
+        place = self._reference.place
+        if self._reference.transport == "docker-archive":
+            archive.check_target(place)
+        elif self._reference.transport == "bundle" and os.path.lexists(place) and os.listdir(place):
+            raise JoeyError(f"{place} is there already and not empty", "name a new folder", "exists")
+
+    def __enter__(self) -> Layout:
+        place = self._reference.place
+        if self._reference.transport != "oci":
+            folder = os.path.dirname(os.path.abspath(place))
+            place = self._temporary = tempfile.mkdtemp(prefix=".joey-image-", dir=folder)
+        self._layout = Layout(place)
+        self._layout.create()
+        return self._layout
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._layout is not None:
+            self._layout.close()
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def finish(self, progress: Progress) -> list[str]:
+        """Make what the reference names; warnings. Raises OSError, JoeyError."""
+        assert self._layout is not None
+        if self._reference.transport == "docker-archive":
+            image = open_image(self._layout)
+            progress.stage("writing the archive", sum(layer.get("size", 0) for layer in image.layers))
+            archive.write(image, self._reference.place, self._reference.name, progress.at)
+        elif self._reference.transport == "bundle":
+            return bundle.unpack(open_image(self._layout), self._reference.place, bundle.Limits(), progress)
+        return []

@@ -1,0 +1,154 @@
+"""Where images go besides layouts: archives that podman and skopeo load, bundles that run; complete or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from ..conftest import Joey
+from .guests import listing, run
+from .test_disks import DROPPED, assert_same, digest
+
+pytestmark = pytest.mark.root
+
+
+def test_a_docker_archive_is_loaded_by_others(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    file = tmp_path / "image.tar"
+    joey("migrate", str(ext4), "--to", f"docker-archive:{file}:shop/web:1.0")
+    run("skopeo", "copy", "--insecure-policy", f"docker-archive:{file}", f"oci:{tmp_path}/copy:it")
+    joey("image", "verify", f"oci:{tmp_path}/copy:it")
+    inspected = json.loads(run("skopeo", "inspect", "--config", f"docker-archive:{file}:shop/web:1.0"))
+    assert inspected["config"]["Cmd"] == ["/bin/sh"]
+    folder = Path(tempfile.mkdtemp(prefix="pod"))  # podman takes no longer path
+    store = ["podman", "--root", f"{folder}/store", "--runroot", f"{folder}/run", "--storage-driver", "vfs"]
+    try:
+        assert "shop/web:1.0" in run(*store, "load", "-q", "-i", file)
+        place = run(*store, "image", "mount", "localhost/shop/web:1.0").strip()
+        expected, found = listing(tree, DROPPED), listing(Path(place), DROPPED)
+        assert [
+            p for p, v in expected.items() if found[p] != v and p not in ("etc/fstab", "home/user/nasty/sticky", ".")
+        ] == []
+    finally:
+        run(*store, "image", "umount", "-a")
+        run(*store, "rmi", "-a", "-f")
+        shutil.rmtree(folder)
+    assert [path.name for path in tmp_path.glob(".joey*")] == []
+
+
+def test_a_bundle_at_once(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    joey("migrate", str(ext4), "--to", f"bundle:{tmp_path}/bundle")
+    assert_same(tree, tmp_path / "bundle/rootfs")
+    config = json.loads((tmp_path / "bundle/config.json").read_text())
+    config["process"]["args"] = ["/bin/busybox", "cat", "/etc/os-release"]
+    (tmp_path / "bundle/config.json").write_text(json.dumps(config))
+    assert "A test system" in joey("run", "--bundle", f"{tmp_path}/bundle", joey.id()).stdout
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("containers")) == ["bundle"]
+
+
+@pytest.mark.parametrize("what", ["docker-archive:{}/there", "bundle:{}/folder", "oci:{}/folder"])
+def test_what_is_there_is_not_written_over(what: str, ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/mine").write_text("mine")
+    done = joey("migrate", str(ext4), "--to", what.format(tmp_path), check=False)
+    assert done.returncode == 1
+    assert "there already" in done.stderr
+    assert (tmp_path / "there").read_text() == (tmp_path / "folder/mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("word", ["", "oci", "oci:", "nowhere:x", "images", "docker-archive:"])
+def test_destinations_that_are_none(word: str, ext4: Path, joey: Joey) -> None:
+    done = joey("migrate", str(ext4), "--to", word, check=False)
+    assert done.returncode == 2
+    assert "oci:DIR" in done.stderr or "docker-archive:FILE" in done.stderr
+
+
+def test_a_full_disk_leaves_the_images_that_were_there(ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=3m", "none", small)
+    try:
+        recipe = tmp_path / "small.yaml"
+        recipe.write_text("joey-recipe: 1\nexclude:\n  - {path: /home, reason: small}\n")
+        joey("migrate", str(ext4), "--recipe", str(recipe), "--to", f"oci:{small}/images:first")
+        before = {path.name: digest(path) for path in (small / "images/blobs/sha256").iterdir()}
+        done = joey("migrate", str(ext4), "--to", f"oci:{small}/images:second", check=False)
+        assert done.returncode == 1
+        assert "No space left" in done.stderr
+        assert {path.name: digest(path) for path in (small / "images/blobs/sha256").iterdir()} == before
+        joey("image", "verify", f"{small}/images:first")
+    finally:
+        run("umount", small)
+
+
+def test_a_killed_run_leaves_no_half_image_and_the_next_goes_on(ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    """Killed at many moments: no image, no mount, no loop device stays; what was converted serves the next run."""
+    disk = tmp_path / "disk.qcow2"
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", ext4, disk)
+    work = tmp_path / "work"
+    work.mkdir()
+    command = joey.command("migrate", str(disk), "--work", str(work), "--to", f"oci:{tmp_path}/images:it")
+    kept = False
+    for turn in range(12):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.15 + 0.05 * turn)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == 0:
+            shutil.rmtree(tmp_path / "images")
+        else:
+            assert not (tmp_path / "images/index.json").exists()
+        kept = kept or any(path.suffix == ".raw" for path in work.rglob("*"))
+        assert str(work) not in Path("/proc/self/mountinfo").read_text()
+    assert kept
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["manifest"]
+    assert list(work.iterdir()) == [], "what was made on the way goes when it is done"
+    assert str(tmp_path) not in run("losetup", "-a")
+    joey("image", "verify", f"{tmp_path}/images:it")
+    names = [path.name for path in (tmp_path / "images/blobs/sha256").iterdir()]
+    assert all(len(name) == 64 for name in names), names
+
+
+def test_two_runs_of_one_source_do_not_meet(ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    done = [
+        subprocess.Popen(
+            joey.command("migrate", str(ext4), "--to", f"oci:{tmp_path}/{n}"),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for n in range(2)
+    ]
+    texts = [process.communicate()[1] for process in done]
+    for process, text in zip(done, texts, strict=True):
+        assert process.returncode == 0 or "another joey migrates this source now" in text
+    assert 0 in [process.returncode for process in done]
+
+
+def test_as_a_plain_user_a_disk_needs_root_and_says_so(ext4: Path, tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "src"
+    os.chmod(tmp_path, 0o755)
+    code = f"import sys; sys.path.insert(0, {str(source)!r}); from joey.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    place = Path("/var/tmp") / f"joey-plain-{os.getpid()}"
+    place.mkdir()
+    try:
+        shutil.copy(ext4, place / "disk.raw")
+        run("chown", "-R", "65534:65534", place)
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", code, "migrate",
+             str(place / "disk.raw"), "--work", str(place), "--to", f"oci:{place}/image"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "mounting a disk takes root" in done.stderr
+        assert sorted(path.name for path in place.iterdir()) == ["disk.raw"]
+    finally:
+        shutil.rmtree(place)
