@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 _DEFAULT = "/var/tmp"
 
 
+def default_base() -> str:
+    """Where work folders are, where nobody says so."""
+    return os.environ.get("TMPDIR") or _DEFAULT
+
+
 class Work:
     """A context whose value is the folder's path."""
 
     def __init__(self, sources: list[str], base: str = "") -> None:
-        self._base = base or os.environ.get("TMPDIR") or _DEFAULT
+        self._base = base or default_base()
         found = hashlib.sha256()
         for source in sources:
             status = os.stat(source)

@@ -12,6 +12,8 @@ COMMAND = Command(
         "ls": ("migrate.commands.image_ls", "list the images of a layout"),
         "inspect": ("migrate.commands.image_inspect", "show an image's config and layers"),
         "verify": ("migrate.commands.image_verify", "check an image's digests and that its layers can be unpacked"),
+        "push": ("migrate.commands.image_push", "send an image to a registry"),
+        "pull": ("migrate.commands.image_pull", "fetch an image from a registry"),
         "unpack": ("migrate.commands.image_unpack", "make a bundle of an image"),
     },
     detail="Images are named as TRANSPORT:PLACE[:NAME]; a folder without a transport is an OCI image layout.",

@@ -19,7 +19,7 @@ from ..recipe.propose import propose
 from ..recipe.text import shown_size
 from ..sources.contract import Options
 from ..sources.open import source_of
-from ..work import Work
+from ..work import Work, default_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def run(arguments: Arguments) -> int:
     if not arguments.text("to"):
         raise UsageError("where to? --to oci:DIR[:NAME]", "see: joey migrate --help")
     reference = parse(arguments.text("to"), TRANSPORTS)
-    destination = Destination(reference)
+    destination = Destination(reference, arguments.switch("insecure"), arguments.text("work") or default_base())
     destination.check()
     recipe = recipe_of(arguments)
     work = Work(arguments.words, arguments.text("work"))
@@ -137,9 +137,14 @@ COMMAND = Command(
     least=1,
     most=-1,
     options=(
-        Option("--to", "DESTINATION", "oci:DIR[:NAME], docker-archive:FILE[:NAME:TAG], or bundle:DIR"),
+        Option(
+            "--to",
+            "DESTINATION",
+            "oci:DIR[:NAME], docker-archive:FILE[:NAME:TAG], bundle:DIR or docker://HOST/NAME:TAG",
+        ),
         Option("--recipe", "FILE", "what moves and what does not (joey migrate plan writes one)"),
         *SOURCE_OPTIONS,
+        Option("--insecure", "", "allow a registry without TLS, or whose certificate can't be checked"),
         Option("--json", "", "print the report as JSON"),
     ),
     detail=(

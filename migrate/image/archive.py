@@ -1,6 +1,6 @@
 """A docker-archive: what `docker save` writes, and `docker load`, `podman load` and skopeo read.
 
-An image layout in a tar, with the manifest.json of old engines beside its index. Source: moby image/spec v1.2; image-spec.
+An image layout in a tar, with the manifest.json of old engines beside its index. Source: moby image/spec 1.2.
 """
 
 from __future__ import annotations

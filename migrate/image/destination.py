@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from ...compat.errors import JoeyError
-from . import archive, bundle
+from . import archive, bundle, connection, transfer
 from .layout import Layout
 from .read import open_image
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from .reference import Reference
 
-TRANSPORTS = ("oci", "docker-archive", "bundle")
+TRANSPORTS = ("oci", "docker-archive", "bundle", "docker")
 
 
 class Destination:
     """A context whose value is the layout to write to; `finish` makes of it what the reference names."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, insecure: bool, work: str) -> None:
         self._reference = reference
+        self._insecure = insecure
+        self._work = work
         self._temporary = ""
         self._layout: Layout | None = None
 
@@ -40,7 +42,7 @@ class Destination:
     def __enter__(self) -> Layout:
         place = self._reference.place
         if self._reference.transport != "oci":
-            folder = os.path.dirname(os.path.abspath(place))
+            folder = self._work if self._reference.transport == "docker" else os.path.dirname(os.path.abspath(place))
             place = self._temporary = tempfile.mkdtemp(prefix=".joey-image-", dir=folder)
         self._layout = Layout(place)
         self._layout.create()
@@ -63,4 +65,6 @@ class Destination:
             archive.write(image, self._reference.place, self._reference.name, progress.at)
         elif self._reference.transport == "bundle":
             return bundle.unpack(open_image(self._layout), self._reference.place, bundle.Limits(), progress)
+        elif self._reference.transport == "docker":
+            transfer.push(open_image(self._layout), connection.parse(self._reference.place), self._insecure, progress)
         return []

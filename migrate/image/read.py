@@ -16,7 +16,7 @@ from .layout import INDEX, REF_NAME, Layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+LISTS = ("application/vnd.docker.distribution.manifest.list.v2+json",)
 _CHUNK = 1 << 20
 MOST_LAYERS = 1000
 
@@ -131,15 +131,15 @@ def open_image(layout: Layout, name: str = "") -> Image:
         raise ImageError(f"{layout.path} has no image {name}".rstrip(), f"it has: {names}")
     if len({entry.get("digest") for entry in found}) > 1:
         if name:
-            found = [_of_here(found)]
+            found = [of_here(found, layout.path)]
         else:
             names = ", ".join(filter(None, map(_name_of, entries)))
             raise ImageError(f"{layout.path} has several images", f"name one: {layout.path}:NAME of {names}")
     descriptor = found[0]
     for _ in range(4):
-        if descriptor.get("mediaType") not in (INDEX, _DOCKER_LIST):
+        if descriptor.get("mediaType") not in (INDEX, *LISTS):
             return Image(layout, descriptor)
-        descriptor = _of_here(_objects(layout.json(descriptor.get("digest")), "manifests"))
+        descriptor = of_here(_objects(layout.json(descriptor.get("digest")), "manifests"), layout.path)
     raise ImageError(f"{layout.path}: indexes of indexes of indexes")
 
 
@@ -148,7 +148,7 @@ def _name_of(entry: dict[str, Any]) -> str:
     return str(notes.get(REF_NAME, "")) if isinstance(notes, dict) else ""
 
 
-def _of_here(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def of_here(entries: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """This machine's entry of an index with several platforms. Raises ImageError where there is none."""
     machine = ARCHITECTURES.get(os.uname().machine, os.uname().machine)
     for entry in entries:
@@ -157,4 +157,4 @@ def _of_here(entries: list[dict[str, Any]]) -> dict[str, Any]:
             return entry
     if len(entries) == 1:
         return entries[0]
-    raise ImageError(f"the index has no image for linux/{machine}")
+    raise ImageError(f"{name} has no image for linux/{machine}")

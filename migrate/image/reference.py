@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...compat.errors import UsageError
+from . import connection
 
 TRANSPORTS = {
     "oci": "oci:DIR[:NAME], an OCI image layout",
     "docker-archive": "docker-archive:FILE[:NAME:TAG], as `docker save` writes",
     "bundle": "bundle:DIR, an OCI bundle to run",
+    "docker": "docker://HOST/NAME[:TAG], in a registry",
 }
 
 
@@ -33,7 +35,9 @@ def parse(word: str, allowed: tuple[str, ...], default: str = "") -> Reference:
         transport, rest = default, word
     if transport not in allowed:
         raise UsageError(f"{word}: {transport} does not serve here", "; ".join(TRANSPORTS[name] for name in allowed))
-    if transport == "bundle":
+    if transport == "docker":
+        connection.parse(rest)
+    if transport in ("bundle", "docker"):
         place, name = rest, ""
     elif transport == "docker-archive":
         place, _, name = rest.partition(":")
