@@ -12,6 +12,7 @@ from .image import build
 from .inventory.packages import packages
 from .pack import LAYERS, Packer, Report
 from .recipe import text as recipe_text
+from .trees.folder import FolderTree
 
 if TYPE_CHECKING:
     from .image.layerwriter import Written
@@ -40,6 +41,7 @@ def migrate(source: Source, opened: Opened, recipe: Recipe, layout: Layout, prog
     known = packages(opened.tree)
     packer = Packer(recipe, known)
     report = packer.report
+    source.complete(packer.wants)
     report.warnings += [*opened.notes, *known.losses]
     progress.stage("writing layers", _used(opened))
     with build.LayerSet(layout, recipe.compression, recipe.level) as layers:
@@ -63,8 +65,6 @@ def migrate(source: Source, opened: Opened, recipe: Recipe, layout: Layout, prog
 
 
 def _used(opened: Opened) -> int:
-    from .trees.folder import FolderTree
-
     return opened.tree.used() if isinstance(opened.tree, FolderTree) else 0
 
 

@@ -110,6 +110,21 @@ class Packer:
                 true.append(entry)
                 plain.append(Entry(path, entry.mode, entry.uid, entry.gid, 0, xattrs=entry.xattrs))
 
+    def wants(self, entry: Entry) -> bool:
+        """Whether an entry is needed. Raises TreeError for one that could not be packed."""
+        rule = self._filter.rule(entry.path)
+        if rule is not None and rule.touches(entry.kind) and rule.action != "empty-file":
+            return False
+        self._check_holes(entry)
+        return True
+
+    def _check_holes(self, entry: Entry) -> None:
+        if entry.holes > self._recipe.sparse_limit:
+            raise TreeError(
+                f"{shown(entry.path)} has {entry.holes} bytes of holes in its {entry.size}; an image holds them all",
+                "exclude it in the recipe, or raise layers: sparse-limit",
+            )
+
     def _stays(self, entry: Entry) -> bool:
         report = self.report
         rule = self._filter.rule(entry.path)
@@ -124,11 +139,7 @@ class Packer:
         if entry.kind in ("socket", "unknown"):
             report.drop("sockets", "a socket is nothing without the process that listens", entry)
             return False
-        if entry.holes > self._recipe.sparse_limit:
-            raise TreeError(
-                f"{shown(entry.path)} has {entry.holes} bytes of holes in its {entry.size}; an image holds them all",
-                "exclude it in the recipe, or raise layers: sparse-limit",
-            )
+        self._check_holes(entry)
         if entry.holes > 1 << 20:
             report.warnings.append(
                 f"{shown(entry.path)} is sparse: its {entry.holes >> 20} MiB of holes are zeros in the image"

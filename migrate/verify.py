@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from .image.digest import ImageError
 from .inventory.packages import packages
 from .pack import Packer, Report
-from .trees.entry import Entry, opened, shown
+from .trees.entry import Entry, shown
+from .trees.entry import opened as content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .image.read import Image
     from .progress import Progress
     from .recipe.model import Recipe
-    from .sources.contract import Opened
+    from .sources.contract import Opened, Source
 
 _CHUNK = 1 << 18
 MOST_SHOWN = 1000
@@ -44,7 +45,7 @@ class Verdict:
             self.differences.append((shown(path), what))
 
 
-def verify(source: Opened, recipe: Recipe, image: Image, progress: Progress) -> Verdict:
+def verify(source: Source, opened: Opened, recipe: Recipe, image: Image, progress: Progress) -> Verdict:
     """Compare. Raises ImageError for a damaged image or one whose layers are not in order, OSError for the source."""
     progress.stage("checking digests", sum(layer.get("size", 0) for layer in image.layers))
     done = 0
@@ -56,10 +57,11 @@ def verify(source: Opened, recipe: Recipe, image: Image, progress: Progress) -> 
 
     for index in range(len(image.layers)):
         image.check_layer(index, count)
-    packer = Packer(recipe, packages(source.tree))
+    packer = Packer(recipe, packages(opened.tree))
+    source.complete(packer.wants)
     verdict = Verdict(packer.report)
     progress.stage("comparing")
-    ours = (entry for _, entry, _ in packer.entries(source.tree))
+    ours = (entry for _, entry, _ in packer.entries(opened.tree))
     with ExitStack() as stack:
         layers = [stack.enter_context(image.open_layer(index)) for index in range(len(image.layers))]
         theirs = merged([_ordered(layer.reader(), index) for index, layer in enumerate(layers)])
@@ -144,7 +146,7 @@ def _compare(mine: Entry, other: Entry, verdict: Verdict, buffers: tuple[memoryv
 
 def _first_difference(mine: Entry, other: Entry, buffers: tuple[memoryview, memoryview]) -> int:
     """Where the contents of two files of one size begin to differ, roughly; -1 where they do not."""
-    with opened(mine) as left, opened(other) as right:
+    with content_of(mine) as left, content_of(other) as right:
         at = 0
         while at < mine.size:
             count = left.readinto(buffers[0]) or 0

@@ -1,4 +1,4 @@
-"""The work folder of a migration: what is made on the way, kept for the next run only if this one is cut off.
+"""The work folder of a migration: what is made on the way, kept for the next run if this one is cut off.
 
 Its name comes from the source, so that a run finds what an interrupted one left; a lock keeps two runs apart.
 """
@@ -29,7 +29,12 @@ class Work:
     def __init__(self, sources: list[str], base: str = "") -> None:
         self._base = base or default_base()
         found = hashlib.sha256()
+        # what was fetched from a host stays in a folder that was named: the next run fetches what changed
+        self._keep = bool(base) and any(source.startswith("ssh://") for source in sources)
         for source in sources:
+            if source.startswith("ssh://") or not os.path.lexists(source):
+                found.update(source.encode("utf-8", "surrogateescape") + b"\n")
+                continue
             status = os.stat(source)
             found.update(f"{os.path.realpath(source)} {status.st_size} {status.st_mtime_ns} {status.st_ino}\n".encode())
         self.path = os.path.join(self._base, f"joey-migrate-{os.geteuid()}-{found.hexdigest()[:16]}")
@@ -57,7 +62,8 @@ class Work:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         names = os.listdir(self.path)
-        if kind is None or not any(name.endswith(".raw") for name in names):
+        worth = any(name.endswith((".raw", ".tar", ".tar.part")) for name in names)
+        if not (worth and (kind is not None or self._keep)):
             for name in names:  # no tree is walked: a mount that is still there would be emptied
                 path = os.path.join(self.path, name)
                 if os.path.isdir(path):

@@ -29,6 +29,7 @@ SOURCE_OPTIONS = (
     Option("--skip-mount", "PATH", "do without this mount of the machine's fstab; may be repeated", many=True),
     Option("--backing", "", "read the images that this one is a difference to; they must be in the same folder"),
     Option("--reader", "NAME", "how the file systems are read: mount"),
+    Option("--ssh-option", "NAME=VALUE", "as ssh's -o, for a source that is a host; may be repeated", many=True),
     Option("--work", "DIR", "where raw disks are put meanwhile (default: $TMPDIR or /var/tmp)"),
 )
 
@@ -40,6 +41,7 @@ def options_of(arguments: Arguments, work: str) -> Options:
     options.root_volume = arguments.text("root-volume")
     options.skipped_mounts = arguments.many("skip-mount")
     options.backing = arguments.switch("backing")
+    options.ssh_options = arguments.many("ssh-option")
     return options
 
 

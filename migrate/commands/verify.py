@@ -25,7 +25,7 @@ def run(arguments: Arguments) -> int:
     with Progress() as progress, Work(sources, arguments.text("work")) as place:
         source = source_of(sources, options_of(arguments, place), progress.share)
         with source as opened:
-            verdict = verify(opened, recipe, image, progress)
+            verdict = verify(source, opened, recipe, image, progress)
     if arguments.switch("json"):
         print(jsonio.dumps(_as_json(verdict)))
     else:

@@ -113,6 +113,11 @@ class LayerReader:
         self._left -= count
         return count
 
+    def seek_over(self, file: IO[bytes]) -> None:
+        """Pass over the content at hand without reading it, in the file that the stream is."""
+        file.seek(self._left + self._pad, 1)
+        self._left = self._pad = 0
+
     def _bad(self, what: str) -> ImageError:
         return ImageError(f"layer {self._name}: {what}")
 

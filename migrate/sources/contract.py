@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from ..trees.entry import Tree
+    from ..trees.entry import Entry, Tree
 
 
 class Options:
@@ -19,6 +20,7 @@ class Options:
         self.root_volume = ""
         self.skipped_mounts: list[str] = []
         self.backing = False
+        self.ssh_options: list[str] = []
 
 
 class Opened:
@@ -40,6 +42,9 @@ class Source(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def complete(self, wants: Callable[[Entry], bool]) -> None:
+        """Have everything at hand that is wanted of the tree; until then only what an inventory reads need be."""
 
     def digest(self) -> str:
         """What the source was, as "sha256:...", or "" where it has no fixed bytes. May be waited for."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from ..trees.entry import Entry
+
 READERS = ("mount",)
 
 
@@ -81,6 +83,9 @@ class DiskSource:
         self._stop = True
         if self._hashing.is_alive():
             self._hashing.join()
+
+    def complete(self, wants: Callable[[Entry], bool]) -> None:
+        """It is all here."""
 
     def digest(self) -> str:
         """The SHA-256 of a disk's file, or of the digests of several."""

@@ -9,7 +9,10 @@ from ..trees.folder import FolderTree
 from .contract import Opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from ..trees.entry import Entry
 
 
 class FolderSource:
@@ -26,6 +29,9 @@ class FolderSource:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tree.close()
+
+    def complete(self, wants: Callable[[Entry], bool]) -> None:
+        """It is all here."""
 
     def digest(self) -> str:
         """A folder has no bytes of its own to name."""

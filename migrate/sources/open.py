@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 def source_of(words: list[str], options: Options, done: Callable[[str, float], None]) -> Source:
     """The source of a command line's words. Raises UsageError."""
+    if any(word.startswith("ssh://") for word in words):
+        from .host import HostSource
+
+        if len(words) > 1:
+            raise UsageError("a host is a source of its own", f"give {words[0]} alone")
+        return HostSource(words[0], options, done)
     for word in words:
         if not os.path.lexists(word):
-            raise UsageError(f"there is no {word}", "a disk image, or several of one machine")
+            raise UsageError(f"there is no {word}", "a disk image, several of one machine, a folder, or ssh://HOST")
         if os.path.isdir(word):
             from .folder import FolderSource
 

@@ -1,0 +1,111 @@
+"""What a host says of its files: the listing of GNU find, and the mounts of its disks. Source: find(1), proc(5)."""
+
+from __future__ import annotations
+
+import re
+import stat
+from typing import IO, NamedTuple
+
+from ..trees.entry import Entry, shown
+from .ssh import SshError
+
+FORMAT = "%y\\0%m\\0%U\\0%G\\0%s\\0%b\\0%T@\\0%C@\\0%D:%i\\0%n\\0%l\\0%p\\0"
+_FIELDS = 12
+_KINDS = {
+    "f": stat.S_IFREG, "d": stat.S_IFDIR, "l": stat.S_IFLNK, "c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO,
+    "s": stat.S_IFSOCK,
+}  # fmt: skip
+_DISKS = frozenset("ext2 ext3 ext4 xfs btrfs reiserfs jfs f2fs overlay rootfs zfs".split())
+_CHUNK = 1 << 20
+
+
+class Row(NamedTuple):
+    """A line of the listing: what tells whether a path is as it was (`state`), and its entry."""
+
+    state: bytes
+    entry: Entry
+
+
+def in_order(path: bytes) -> bytes:
+    """Sorts paths as a walk meets them."""
+    return path.replace(b"/", b"\0")
+
+
+def states(path: str) -> dict[bytes, bytes]:
+    with open(path, "rb") as file:
+        fields = file.read().split(b"\0")
+    return dict(zip(fields[0::2], fields[1::2], strict=False))
+
+
+def write_states(path: str, found: dict[bytes, bytes]) -> None:
+    with open(path, "wb") as file:
+        for name, state in found.items():
+            file.write(name + b"\0" + state + b"\0")
+
+
+def mounts(table: bytes) -> tuple[list[str], list[str]]:
+    """The mount points of disks in /proc/mounts, each device once; notes of what is not read."""
+    found: dict[str, str] = {}
+    notes = []
+    for line in table.decode("utf-8", "surrogateescape").splitlines():
+        fields = line.split(" ")
+        if len(fields) < 4:
+            continue
+        device, place, kind = fields[0], re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1]), fields[2]
+        if place == "/":
+            volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
+            found[f"{device} {volume}"] = "/"
+        elif kind in _DISKS:
+            volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
+            found.setdefault(f"{device} {volume}", place)
+        elif ":" in device and kind.startswith(("nfs", "cifs", "gluster", "ceph")):
+            where = shown(place[1:].encode("utf-8", "surrogateescape"))
+            notes.append(f"{where} ({kind}) comes from the network: its files are not in the image")
+    return list(dict.fromkeys(["/", *found.values()])), notes
+
+
+def rows(stream: IO[bytes]) -> dict[bytes, Row]:
+    """A listing's rows by path. Raises SshError."""
+    found: dict[bytes, Row] = {}
+    first: dict[bytes, bytes] = {}
+    rest = b""
+    pending: list[bytes] = []
+    while data := stream.read(_CHUNK):
+        parts = (rest + data).split(b"\0")
+        rest = parts.pop()
+        pending += parts
+        whole = len(pending) // _FIELDS * _FIELDS
+        for at in range(0, whole, _FIELDS):
+            _row(pending[at : at + _FIELDS], found)
+        del pending[:whole]
+    ordered = sorted(found, key=in_order)
+    for path in ordered:
+        row = found[path]
+        inode = row.state.split(b" ")[-1]
+        if row.entry.kind == "file" and row.entry.device:
+            row.entry.device = 0
+            row.entry.first = first.setdefault(inode, path)
+            if row.entry.first == path:
+                row.entry.first = b""
+    return {path: found[path] for path in ordered}
+
+
+def _row(fields: list[bytes], rows: dict[bytes, Row]) -> None:
+    kind, mode, uid, gid, size, blocks, mtime, ctime, inode, links, target, path = fields
+    path = b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
+    form = _KINDS.get(kind.decode("ascii", "replace"))
+    if form is None or b".." in path.split(b"/"):
+        return
+    try:
+        seconds, _, fraction = mtime.partition(b".")
+        when = int(seconds) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0")
+        entry = Entry(path, form | int(mode, 8), int(uid), int(gid), when)
+        if form == stat.S_IFREG:
+            entry.size = int(size)
+            entry.holes = max(0, entry.size - int(blocks) * 512)
+            entry.device = int(links) > 1  # until the first name is known
+        elif form == stat.S_IFLNK:
+            entry.target = target
+    except ValueError:
+        raise SshError(f"a line of the listing makes no sense: {fields!r}"[:300], "find must be GNU's") from None
+    rows[path] = Row(b" ".join((kind, mode, uid, gid, size, mtime, ctime, target.replace(b" ", b"%"), inode)), entry)

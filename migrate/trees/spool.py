@@ -1,0 +1,115 @@
+"""A tree in tar archives that were fetched one after the other: what is in a later one takes the place of the earlier.
+
+The archives are plain tar files on this machine's disk; an index of where each content lies is held in memory, some 500
+bytes an entry.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+from ..image.digest import ImageError
+from ..image.layerreader import LayerReader
+from .entry import Entry
+from .indexed import IndexedTree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class _Part(io.RawIOBase):
+    """A run of bytes of a file."""
+
+    def __init__(self, path: str, offset: int, size: int) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._at = offset
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = os.preadv(self._file, [buffer[: self._left]], self._at) if self._left else 0
+        self._at += count
+        self._left -= count
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._file)
+        super().close()
+
+
+class SpoolTree(IndexedTree):
+    """The tree of archives, the oldest first. `names` restricts it to these paths; `cut_off` allows
+    archives that end amid an entry.
+    """
+
+    def __init__(self, archives: list[str], names: Iterable[bytes] | None = None, cut_off: bool = False) -> None:
+        super().__init__()
+        self._cut_off = cut_off
+        self.end = 0  # of the last entry that is whole, in the last archive
+        self._entries: dict[bytes, Entry] = {}
+        for path in archives:
+            self._read(path)
+        if names is not None:
+            kept = set(names)
+            self._entries = {path: entry for path, entry in self._entries.items() if path in kept}
+        self.index(self._entries)
+
+    def _read(self, path: str) -> None:
+        """Index an archive. One that ends too soon gives what it has: its run was cut off."""
+        with open(path, "rb") as file:
+            total = os.fstat(file.fileno()).st_size
+            reader = LayerReader(file, os.path.basename(path))
+            try:
+                for entry in reader:
+                    if entry.open is not None:
+                        offset = file.tell()
+                        if offset + entry.size > total:
+                            return
+                        entry.open = _opener(path, offset, entry.size)
+                        reader.seek_over(file)
+                        self.end = file.tell()
+                    elif entry.first:
+                        first = self._entries.get(entry.first)
+                        if first is None:
+                            continue
+                        entry = _same_file(entry, first)  # noqa: PLW2901
+                    self._entries[entry.path] = entry
+                    self.end = max(self.end, file.tell() if entry.open is None or entry.first else 0)
+            except ImageError:
+                if not self._cut_off:
+                    raise
+
+    def used(self) -> int:
+        return sum(entry.size for entry in self._entries.values())
+
+    def paths(self) -> Iterable[bytes]:
+        """Every path, in no order."""
+        return self._entries.keys()
+
+    def has(self, path: bytes) -> bool:
+        return path in self._entries
+
+    def entry(self, path: bytes) -> Entry:
+        """An entry that may be changed by who gets it."""
+        return _same_file(self._entries[path], self._entries[path])
+
+    def target(self, path: bytes) -> bytes | None:
+        entry = self._entries.get(path)
+        return entry.target if entry is not None and entry.kind == "link" else None
+
+
+def _same_file(entry: Entry, file: Entry) -> Entry:
+    """An entry with the attributes and content of a file."""
+    return Entry(
+        entry.path, file.mode, file.uid, file.gid, file.mtime, file.size, file.target, file.device, file.xattrs,
+        entry.first, 0, file.open,
+    )  # fmt: skip
+
+
+def _opener(path: str, offset: int, size: int) -> Callable[[], _Part]:
+    return lambda: _Part(path, offset, size)
