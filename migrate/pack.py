@@ -1,8 +1,8 @@
 """From a tree and a recipe to the layers of an image: one walk, each entry to its layer or to the report.
 
 Layers, lowest first: what every machine of the release has (base packages), the other packages, files that are of no
-package (applications), configuration, data. The package layers hold no times of folders, so that machines with the same
-packages have the same layers; the last layer has every folder as it was.
+package (application), configuration, data, directories. Only the last has the directories as they were, with their
+times; the others have those they need without a time, so that machines with the same files in one have the same layer.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from .recipe.model import Recipe
     from .trees.entry import Tree
 
-BASE, PACKAGES, APPLICATION, CONFIGURATION, DATA = LAYERS = (
+BASE, PACKAGES, APPLICATION, CONFIGURATION, DATA, DIRECTORIES = LAYERS = (
     "base packages",
     "packages",
     "application",
     "configuration",
     "data",
+    "directories",
 )
-_SHARED = (BASE, PACKAGES)
 _ROOMS = {
     b"etc": CONFIGURATION,
     b"boot": CONFIGURATION,
@@ -94,6 +94,7 @@ class Packer:
         true: list[Entry] = []
         plain: list[Entry] = []  # the same without their times
         report = self.report
+        whole = DIRECTORIES if self._recipe.split else DATA
         for entry in tree.entries():
             if not self._stays(entry):
                 continue
@@ -105,7 +106,7 @@ class Packer:
             report.entries += 1
             report.size += 0 if entry.first else entry.size
             report.newest = max(report.newest, entry.mtime)
-            yield layer, entry, plain if layer in _SHARED else true
+            yield layer, entry, true if layer == whole else plain
             if entry.kind == "directory":
                 true.append(entry)
                 plain.append(Entry(path, entry.mode, entry.uid, entry.gid, 0, xattrs=entry.xattrs))
@@ -174,8 +175,10 @@ class Packer:
         return self._place(entry.path, entry)
 
     def _place(self, path: bytes, entry: Entry) -> str:
-        if not self._recipe.split or entry.kind == "directory":
+        if not self._recipe.split:
             return DATA
+        if entry.kind == "directory":
+            return DIRECTORIES
         owner = self._packages.owners.get(path)
         if owner is not None and path not in self._packages.configuration:
             return BASE if self._packages.found[owner].base else PACKAGES

@@ -14,6 +14,7 @@ COMMAND = Command(
         "verify": ("migrate.commands.image_verify", "check an image's digests and that its layers can be unpacked"),
         "push": ("migrate.commands.image_push", "send an image to a registry"),
         "pull": ("migrate.commands.image_pull", "fetch an image from a registry"),
+        "diff": ("migrate.commands.image_diff", "show what differs between two images"),
         "unpack": ("migrate.commands.image_unpack", "make a bundle of an image"),
     },
     detail="Images are named as TRANSPORT:PLACE[:NAME]; a folder without a transport is an OCI image layout.",

@@ -159,6 +159,7 @@ COMMAND = Command(
             "show what a machine is, and how well it fits into a container",
         ),
         "plan": ("migrate.commands.plan", "write the recipe of a migration, to be read and edited"),
+        "batch": ("migrate.commands.batch", "migrate many machines by one list"),
         "verify": ("migrate.commands.verify", "compare a source with the image that was made of it"),
     },
     examples=(

@@ -25,7 +25,7 @@ _TEMPORARY = ".joey-"
 
 
 class Layout:
-    """An image layout. One joey at a time writes to it; `lock` waits for the other."""
+    """An image layout. Several joeys may write to it at a time."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -39,10 +39,15 @@ class Layout:
             )
         os.makedirs(f"{self.path}/blobs/sha256", exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for name in os.listdir(f"{self.path}/blobs/sha256"):
-            if name.startswith(_TEMPORARY):
-                os.unlink(f"{self.path}/blobs/sha256/{name}")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass  # another joey writes to it now: what is unfinished there may be its own
+        else:
+            for name in os.listdir(f"{self.path}/blobs/sha256"):
+                if name.startswith(_TEMPORARY):
+                    os.unlink(f"{self.path}/blobs/sha256/{name}")
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
         if not os.path.isfile(f"{self.path}/oci-layout"):
             self._replace("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
 
@@ -109,6 +114,14 @@ class Layout:
 
     def tag(self, descriptor: dict[str, Any], name: str) -> None:
         """Put a manifest into the index under a name, in the place of what had that name."""
+        lock = os.open(f"{self.path}/blobs", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._tag(descriptor, name)
+        finally:
+            os.close(lock)
+
+    def _tag(self, descriptor: dict[str, Any], name: str) -> None:
         index = self.index()
         kept = [entry for entry in index["manifests"] if (entry.get("annotations") or {}).get(REF_NAME) != name]
         index["manifests"] = [
@@ -127,9 +140,14 @@ class Blob:
         self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
     def keep(self, digest: str) -> None:
+        """Give it its name; a blob of that name and size that is there already stays."""
+        target = f"{self._folder}/{digests.check(digest).partition(':')[2]}"
+        if os.path.isfile(target) and os.path.getsize(target) == os.fstat(self.fd).st_size:
+            self.drop()
+            return
         os.fsync(self.fd)
         os.close(self.fd)
-        os.rename(self._path, f"{self._folder}/{digests.check(digest).partition(':')[2]}")
+        os.rename(self._path, target)
 
     def drop(self) -> None:
         os.close(self.fd)

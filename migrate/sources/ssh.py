@@ -28,9 +28,7 @@ _OLD = (
     "Ciphers=+aes128-ctr,aes128-cbc,aes256-cbc,3des-cbc",
     "MACs=+hmac-sha1",
 )
-_WANTS_OLD = re.compile(
-    r"no matching (host key type|key exchange method|cipher|MAC) found|no mutual signature|RSA key .* not allowed"
-)
+_WANTS_OLD = re.compile(r"no matching (host key type|key exchange method|cipher|MAC) found|no mutual signature|denied")
 _HINTS = (
     (
         re.compile(r"verification failed|IDENTIFICATION"),

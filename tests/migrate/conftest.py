@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from .guests import MIB, make_file_system, make_tree
 
+tempfile.gettempdir()  # as it is for all tests, before TMPDIR is another
 NEEDED = ("qemu-img", "mkfs.ext4", "sfdisk", "lvcreate", "setcap", "setfacl")
 
 
@@ -29,3 +31,11 @@ def ext4(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> Path:
     path = tmp_path_factory.mktemp("ext4") / "disk.raw"
     make_file_system(path, "ext4", 48 * MIB, tree, "-I", "256")
     return path
+
+
+@pytest.fixture(autouse=True)
+def work_files_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failed migration keeps for the next run goes with the test."""
+    work = tmp_path / "joey-work"
+    work.mkdir()
+    monkeypatch.setenv("TMPDIR", str(work))

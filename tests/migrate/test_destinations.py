@@ -33,9 +33,9 @@ def test_a_docker_archive_is_loaded_by_others(ext4: Path, tree: Path, joey: Joey
         assert "shop/web:1.0" in run(*store, "load", "-q", "-i", file)
         place = run(*store, "image", "mount", "localhost/shop/web:1.0").strip()
         expected, found = listing(tree, DROPPED), listing(Path(place), DROPPED)
-        assert [
-            p for p, v in expected.items() if found[p] != v and p not in ("etc/fstab", "home/user/nasty/sticky", ".")
-        ] == []
+        # podman's vfs driver copies a layer for the next without ACLs
+        known = ("etc/fstab", "home/user/nasty/sticky", "home/user/nasty/plain", ".")
+        assert [path for path, value in expected.items() if found[path] != value and path not in known] == []
     finally:
         run(*store, "image", "umount", "-a")
         run(*store, "rmi", "-a", "-f")
@@ -50,7 +50,9 @@ def test_a_bundle_at_once(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) ->
     config["process"]["args"] = ["/bin/busybox", "cat", "/etc/os-release"]
     (tmp_path / "bundle/config.json").write_text(json.dumps(config))
     assert "A test system" in joey("run", "--bundle", f"{tmp_path}/bundle", joey.id()).stdout
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("containers")) == ["bundle"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("containers", "joey-work")) == [
+        "bundle"
+    ]
 
 
 @pytest.mark.parametrize("what", ["docker-archive:{}/there", "bundle:{}/folder", "oci:{}/folder"])
