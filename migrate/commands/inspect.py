@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ...compat.files import write_atomically
 from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table
+from ..inventory.page import page
 from ..inventory.take import take
 from ..progress import Progress
 from ..recipe.text import shown_size
@@ -30,9 +32,11 @@ def run(arguments: Arguments) -> int:
     ):
         progress.stage("taking the inventory")
         found = take(opened)
+    if target := arguments.text("html"):
+        write_atomically(target, page(found), 0o644)
     if arguments.switch("json"):
         print(json.dumps(found.as_json(), indent=2))
-    else:
+    elif not target:
         _show(found)
     return 0
 
@@ -98,10 +102,14 @@ COMMAND = Command(
     words="SOURCE...",
     least=1,
     most=-1,
-    options=(Option("--json", "", "print everything as JSON"), *SOURCE_OPTIONS),
+    options=(
+        Option("--json", "", "print everything as JSON"),
+        Option("--html", "FILE", "write one self-contained page to hand around"),
+        *SOURCE_OPTIONS,
+    ),
     detail=(
         "Nothing is written and nothing of the source runs. Secrets are told by kind and place; their contents are\n"
         "not read. The score is 10 less what each rule takes; a blocker makes it 0."
     ),
-    examples=("joey migrate inspect web1.qcow2", "joey migrate inspect root.vmdk data.vmdk --json"),
+    examples=("joey migrate inspect web1.qcow2", "joey migrate inspect root.vmdk data.vmdk --html db1.html"),
 )

@@ -46,12 +46,17 @@ def _converted(image: DiskImage, folder: str, take_backing: bool, done: Callable
         raise DiskError(f"{path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
     size = _size(tool, image)
     _check_room(tool, image, options, folder)
-    target = os.path.join(folder, "disk-" + hashlib.sha256(options.encode()).hexdigest()[:12] + ".raw")
+    stamps = [(status.st_size, status.st_mtime_ns) for link in chain for status in map(os.stat, link.files)]
+    target = os.path.join(folder, "disk-" + hashlib.sha256(f"{options}{stamps}".encode()).hexdigest()[:12] + ".raw")
     if os.path.isfile(target):
         return target  # an interrupted run came that far
-    words = [tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, target + ".part"]
-    _convert(words, image, size, target + ".part", done)
-    os.rename(target + ".part", target)
+    for name in os.listdir(folder):
+        if name.endswith(".raw.part"):  # of a killed run, whose qemu-img may still write to it: it gets another name
+            os.unlink(os.path.join(folder, name))
+    part = f"{target[:-4]}-{os.getpid()}.raw.part"
+    words = [tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, part]
+    _convert(words, image, size, part, done)
+    os.rename(part, target)
     return target
 
 

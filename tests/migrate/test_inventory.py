@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 
 from joey.migrate.inventory import services, system
 from joey.migrate.inventory.packages import packages
+from joey.migrate.inventory.page import treemap
 from joey.migrate.trees.folder import FolderTree
 
 from ..conftest import Joey
@@ -141,6 +145,52 @@ def test_the_table_obeys_no_name(centos6: Path, joey: Joey) -> None:
     text = joey("migrate", "inspect", str(centos6)).stdout
     assert "\x1b" not in text
     assert "\x07" not in text
+
+
+def test_the_page(centos6: Path, joey: Joey, tmp_path: Path) -> None:
+    """One file that needs nothing else, in which no name of the machine is markup."""
+    (centos6 / "etc/hostname").write_text("<script>alert(1)</script>\n")
+    (centos6 / "etc/cron.d").mkdir()
+    (centos6 / "etc/cron.d/x").write_text("* * * * * root echo '<img src=x onerror=y>'\n")
+    assert joey("migrate", "inspect", str(centos6), "--html", f"{tmp_path}/page.html").stdout == ""
+    text = (tmp_path / "page.html").read_text()
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert SECRET not in text
+    assert not re.search(r"<[^>]*\b(src|href)=|https?://", text)
+    for word in (
+        "CentOS release 6.10",
+        "/opt/app/bin/server --port=8080",
+        "8443/tcp",
+        "MySQL or MariaDB",
+        "<svg",
+        "6<small> / 10",
+    ):
+        assert word in text, word
+    parser = Checker()
+    parser.feed(text)
+    assert parser.counts["table"] >= 10
+
+
+class Checker(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] += 1
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"/a": 1}, {"/a": 0}, {f"/d{n}": 2**n for n in range(40)}, {f"/d{n}": 1 for n in range(500)}]
+)
+def test_the_treemap_fills_its_area(sizes: dict[str, int]) -> None:
+    text = treemap(sizes)
+    boxes = [tuple(map(float, found)) for found in re.findall(r'width="([\d.]+)" height="([\d.]+)" fill', text)]
+    if any(sizes.values()):
+        assert sum((width + 1.5) * (height + 1.5) for width, height in boxes) == pytest.approx(1000 * 420, rel=0.02)
+        assert len(boxes) <= 401
 
 
 @pytest.mark.parametrize(
