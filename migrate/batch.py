@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..compat.errors import JoeyError
 from ..compat.files import write_atomically
+from .recipe.text import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,8 +61,7 @@ class Outcome(NamedTuple):
 
 def read(path: str) -> list[Job]:
     """The jobs of a list. Raises JoeyError with the line."""
-    import yaml
-
+    yaml = load_yaml()
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
@@ -84,8 +84,7 @@ def read(path: str) -> list[Job]:
 
 
 def _has_alias(data: str) -> bool:
-    import yaml
-
+    yaml = load_yaml()
     return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader))
 
 

@@ -66,7 +66,7 @@ class Work:
         if not (worth and (kind is not None or self._keep)):
             for name in names:  # no tree is walked: a mount that is still there would be emptied
                 path = os.path.join(self.path, name)
-                if os.path.isdir(path):
+                if os.path.isdir(path) and not os.path.islink(path):
                     os.rmdir(path)
                 else:
                     os.unlink(path)

@@ -104,6 +104,8 @@ def _main(argv: list[str]) -> int:
         print(_help_of(rest), end="")
         return 0
     command = load(name)
+    if command.run is None and rest and rest[0] not in command.verbs and not rest[0].startswith("-"):
+        raise UsageError(f'joey {name} has no "{rest[0]}"', "it has: " + ", ".join(command.verbs))
     if rest and rest[0] in command.verbs:
         command = load_verb(command, rest.pop(0))
         name = command.name

@@ -6,10 +6,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from ...compat import jsonio
-from ...compat.errors import UsageError
+from ...compat.errors import JoeyError, UsageError
 from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table
 from ..image.destination import TRANSPORTS, Destination
+from ..image.read import Image
 from ..image.reference import parse
 from ..migration import Result, migrate
 from ..progress import Progress
@@ -19,10 +20,14 @@ from ..recipe.propose import propose
 from ..recipe.text import shown_size
 from ..sources.contract import Options
 from ..sources.open import source_of
+from ..verify import verify
 from ..work import Work, default_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..image.layout import Layout
+    from ..sources.contract import Opened, Source
 
 SOURCE_OPTIONS = (
     Option("--root-volume", "NAME", "the volume with the root file system, where there are several"),
@@ -42,6 +47,7 @@ def options_of(arguments: Arguments, work: str) -> Options:
     options.skipped_mounts = arguments.many("skip-mount")
     options.backing = arguments.switch("backing")
     options.ssh_options = arguments.many("ssh-option")
+    options.insecure = arguments.switch("insecure")
     return options
 
 
@@ -66,13 +72,15 @@ def run(arguments: Arguments) -> int:
         with Progress() as progress, work as place:
             source = source_of(arguments.words, options_of(arguments, place), progress.share)
             with source as opened:
-                recipe = recipe or propose(opened.tree)
+                recipe = recipe or propose(opened)
                 if reference.name:
                     recipe.image.name = reference.name
                 if reference.transport == "bundle":
                     recipe.compression, recipe.level = "none", 0  # it is unpacked again at once
                 with destination as layout:
                     result = migrate(source, opened, recipe, layout, progress)
+                    if arguments.switch("verify"):
+                        _verify(source, opened, recipe, layout, result, progress)
                     result.report.warnings += destination.finish(progress)
     except BaseException:
         if work.kept():
@@ -86,6 +94,15 @@ def run(arguments: Arguments) -> int:
     else:
         show(result, str(reference))
     return 0
+
+
+def _verify(source: Source, opened: Opened, recipe: Recipe, layout: Layout, result: Result, progress: Progress) -> None:
+    """Compare what was written with the source, as `joey migrate verify` does. Raises JoeyError for a difference."""
+    verdict = verify(source, opened, recipe, Image(layout, result.manifest), progress)
+    if verdict.count:
+        path, what = verdict.differences[0]
+        more = f", and {verdict.count - 1} more" if verdict.count > 1 else ""
+        raise JoeyError(f"the image differs from its source: {path}: {what}{more}", "joey migrate verify", "differs")
 
 
 def as_json(result: Result) -> dict[str, object]:
@@ -145,13 +162,15 @@ COMMAND = Command(
             "oci:DIR[:NAME], docker-archive:FILE[:NAME:TAG], bundle:DIR or docker://HOST/NAME:TAG",
         ),
         Option("--recipe", "FILE", "what moves and what does not (joey migrate plan writes one)"),
+        Option("--verify", "", "compare the image with its source before it goes where it shall"),
         *SOURCE_OPTIONS,
         Option("--insecure", "", "allow a registry without TLS, or whose certificate can't be checked"),
         Option("--json", "", "print the report as JSON"),
     ),
     detail=(
-        "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX), several of one machine, a block device, or a\n"
-        "folder that is a root file system. Sources are only read."
+        "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX, OVA, OVF), several of one machine, a block device,\n"
+        "a folder that is a root file system, ssh://[USER@]HOST[:PORT], or an image (oci:DIR:NAME,\n"
+        "docker-archive:FILE, docker://HOST/NAME:TAG) to be cut into layers anew. Sources are only read."
     ),
     verbs={
         "inspect": (

@@ -25,7 +25,7 @@ def run(arguments: Arguments) -> int:
         source_of(arguments.words, options_of(arguments, place), progress.share) as opened,
     ):
         progress.stage("looking at the files")
-        recipe = propose(opened.tree)
+        recipe = propose(opened)
         facts = {"title": opened.title, "kind": opened.kind, **opened.facts}
         text = recipe_text.write(recipe, facts, matches(opened.tree))
         notes = opened.notes

@@ -42,6 +42,14 @@ def check(kind: str, level: int) -> None:
 
 def compressor(kind: str, level: int) -> Compressor:
     """A new stream. gzip is by ISA-L, at levels 0 to 3; its header holds no time and no name."""
+    try:
+        return _compressor(kind, level)
+    except ImportError as error:
+        hint = "migrate from a machine with `pip install joey`"
+        raise JoeyError(f"{error.name} is not in this Python", hint) from None
+
+
+def _compressor(kind: str, level: int) -> Compressor:
     if kind == "gzip":
         from isal import isal_zlib
 

@@ -118,6 +118,10 @@ class LayerReader:
         file.seek(self._left + self._pad, 1)
         self._left = self._pad = 0
 
+    def raw(self, buffer: memoryview) -> int:
+        """The stream's own bytes, for who copies a layer and does not look into it."""
+        return self._read_into(buffer)
+
     def _bad(self, what: str) -> ImageError:
         return ImageError(f"layer {self._name}: {what}")
 

@@ -8,6 +8,7 @@ import os
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from . import compress
+from .ahead import ReadAhead
 from .build import ARCHITECTURES
 from .digest import ImageError
 from .layerreader import LayerReader
@@ -63,20 +64,17 @@ class Image:
         return OpenLayer(path, str(self.layers[index].get("digest"))[:19], self.diff_ids[index])
 
 
-class _Hashing(io.RawIOBase):
+class _Hashing:
     """A stream whose bytes are hashed as they pass."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.hash = hashlib.sha256()
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: memoryview) -> int:
         count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
         if count:
-            self.hash.update(memoryview(buffer)[:count])
+            self.hash.update(buffer[:count])
         return count
 
 
@@ -90,16 +88,25 @@ class OpenLayer:
         self._name = name
         self._diff_id = diff_id
         self._hashing = _Hashing(compress.reader(self._raw, kind))
-        self._stream = io.BufferedReader(self._hashing, _CHUNK)
+        self._ahead = ReadAhead(self._hashing)
+        self._stream = io.BufferedReader(self._ahead, _CHUNK)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stream.close()
         self._raw.close()
 
     def reader(self, most: int = 1 << 60, most_entries: int = 1 << 40) -> LayerReader:
         return LayerReader(self._stream, self._name, most, most_entries)
+
+    def copy(self, target: IO[bytes]) -> None:
+        """Write the whole tar stream to a file. Raises ImageError where it is damaged, OSError."""
+        reader = self.reader()
+        buffer = memoryview(bytearray(_CHUNK))
+        while count := reader.raw(buffer):
+            target.write(buffer[:count])
 
     def finish(self) -> None:
         """Raises ImageError where the content is not what the config says. Everything must have been read."""

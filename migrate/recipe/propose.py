@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from ..inventory import files, ports, system
 from ..inventory.model import Inventory
-from .model import Recipe
+from .model import ImageSettings, Recipe
 from .rules import RULES, Filter
 
 if TYPE_CHECKING:
+    from ..sources.contract import Opened
     from ..trees.entry import Tree
 
 # how each init is told to stop; systemd by its manual, sysvinit and upstart by the power failure of init(8)
@@ -22,9 +23,13 @@ _STOP_SIGNALS = {
 }
 
 
-def propose(tree: Tree) -> Recipe:
-    """A recipe for a tree. Raises OSError, TreeError."""
+def propose(opened: Opened) -> Recipe:
+    """A recipe for a source. Raises OSError, TreeError."""
+    tree = opened.tree
     recipe = Recipe()
+    if opened.kind == "image":
+        _as_it_was(opened, recipe.image)
+        return recipe
     found = Inventory()
     system.look(tree, found)
     image = recipe.image
@@ -47,6 +52,23 @@ def propose(tree: Tree) -> Recipe:
             image.volumes.append("/" + path.decode())
             recipe.comments["volumes"] = (recipe.comments.get("volumes", "") + f"; {kind}").lstrip("; ")
     return recipe
+
+
+def _as_it_was(opened: Opened, image: ImageSettings) -> None:
+    """An image's own settings, which are somebody's decisions already."""
+    found = opened.settings
+
+    def texts(key: str) -> list[str]:
+        value = found.get(key) or []
+        return [str(item) for item in value] if isinstance(value, (list, dict)) else []
+
+    image.entrypoint, image.command, image.environment = texts("Entrypoint"), texts("Cmd"), texts("Env")
+    image.ports, image.volumes = sorted(texts("ExposedPorts")), sorted(texts("Volumes"))
+    image.user, image.stop_signal = str(found.get("User") or ""), str(found.get("StopSignal") or "")
+    image.working_directory = str(found.get("WorkingDir") or "")
+    labels = found.get("Labels")
+    image.labels = {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
+    image.architecture = opened.architecture
 
 
 def matches(tree: Tree) -> dict[str, tuple[int, int]]:

@@ -90,10 +90,18 @@ class _Reader:
         return found
 
 
+def load_yaml() -> Any:
+    """The YAML library. Raises JoeyError on a host that has nothing but the kit."""
+    try:
+        import yaml
+    except ImportError:
+        raise JoeyError("PyYAML is not in this Python", "migrate from a machine with `pip install joey`") from None
+    return yaml
+
+
 def parse(data: str, name: str) -> Recipe:
     """A recipe's text. `name` is the file's, for messages. Raises RecipeError."""
-    import yaml
-
+    yaml = load_yaml()
     if len(data) > _LARGEST:
         raise RecipeError(f"{name}: a recipe of more than {_LARGEST} bytes")
     try:

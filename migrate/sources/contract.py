@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ class Options:
         self.skipped_mounts: list[str] = []
         self.backing = False
         self.ssh_options: list[str] = []
+        self.insecure = False
 
 
 class Opened:
@@ -32,6 +33,8 @@ class Opened:
         self.title = title
         self.facts: dict[str, str] = {}
         self.notes: list[str] = []
+        self.settings: dict[str, Any] = {}  # of an image: its config's `config`
+        self.architecture = ""
 
 
 class Source(Protocol):

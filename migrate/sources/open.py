@@ -23,8 +23,20 @@ def source_of(words: list[str], options: Options, done: Callable[[str, float], N
             raise UsageError("a host is a source of its own", f"give {words[0]} alone")
         return HostSource(words[0], options, done)
     for word in words:
+        transport = word.partition(":")[0]
+        if transport in ("oci", "docker-archive", "docker") and ":" in word and not os.path.lexists(word):
+            from ..image.reference import parse
+            from .image import ImageSource
+
+            if len(words) > 1:
+                raise UsageError("an image is a source of its own", f"give {word} alone")
+            return ImageSource(parse(word, ("oci", "docker-archive", "docker")), options, done)
+    for word in words:
         if not os.path.lexists(word):
-            raise UsageError(f"there is no {word}", "a disk image, several of one machine, a folder, or ssh://HOST")
+            raise UsageError(
+                f"there is no {word}",
+                "disk images of one machine, a folder, ssh://HOST, or oci:DIR:NAME",
+            )
         if os.path.isdir(word):
             from .folder import FolderSource
 

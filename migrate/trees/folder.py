@@ -22,6 +22,7 @@ MAX_DEPTH = 400  # an open descriptor each; path names of Linux end at 4,096 byt
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _XFS_ACL = "trusted.SGI_ACL_"  # how XFS stores the ACLs, which it shows by their own names too
+_HAS_XATTRS = hasattr(os, "listxattr")  # not in an interpreter built with musl, as the host kit's
 _NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.EACCES)
 
 
@@ -48,6 +49,8 @@ class FolderTree:
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in order. Raises OSError, TreeError."""
+        if not _HAS_XATTRS:
+            raise TreeError("this Python can't read extended attributes", "migrate from a machine with joey from pip")
         seen: dict[tuple[int, int], bytes] = {}
         top = os.open(".", _DIRECTORY, dir_fd=self._top)
         stack = [(top, b"", iter(_sorted(top)))]
@@ -189,6 +192,8 @@ def _opener(folder: int, name: str) -> Callable[[], io.FileIO]:
 
 
 def _xattrs(folder: int, name: str) -> tuple[tuple[bytes, bytes], ...]:
+    if not _HAS_XATTRS:
+        return ()
     place = f"/proc/self/fd/{folder}/{name}"
     try:
         names = os.listxattr(place, follow_symlinks=False)

@@ -57,6 +57,7 @@ class SpoolTree(IndexedTree):
         if names is not None:
             kept = set(names)
             self._entries = {path: entry for path, entry in self._entries.items() if path in kept}
+        self.finish()
         self.index(self._entries)
 
     def _read(self, path: str) -> None:
@@ -64,6 +65,7 @@ class SpoolTree(IndexedTree):
         with open(path, "rb") as file:
             total = os.fstat(file.fileno()).st_size
             reader = LayerReader(file, os.path.basename(path))
+            made: set[bytes] = set()
             try:
                 for entry in reader:
                     if entry.open is not None:
@@ -78,11 +80,18 @@ class SpoolTree(IndexedTree):
                         if first is None:
                             continue
                         entry = _same_file(entry, first)  # noqa: PLW2901
-                    self._entries[entry.path] = entry
+                    self.keep(entry, made)
                     self.end = max(self.end, file.tell() if entry.open is None or entry.first else 0)
             except ImageError:
                 if not self._cut_off:
                     raise
+
+    def keep(self, entry: Entry, made: set[bytes]) -> None:
+        """Put an entry of an archive over what the earlier ones have. `made` is for a subclass's use."""
+        self._entries[entry.path] = entry
+
+    def finish(self) -> None:
+        """All archives were read."""
 
     def used(self) -> int:
         return sum(entry.size for entry in self._entries.values())

@@ -16,6 +16,8 @@ import pytest
 from ..conftest import Joey
 from .guests import listing, run
 from .test_disks import DROPPED, assert_same, digest
+from .test_layers import archive
+from .test_unpack import image
 
 pytestmark = pytest.mark.root
 
@@ -154,3 +156,56 @@ def test_as_a_plain_user_a_disk_needs_root_and_says_so(ext4: Path, tmp_path: Pat
         assert sorted(path.name for path in place.iterdir()) == ["disk.raw"]
     finally:
         shutil.rmtree(place)
+
+
+def test_an_image_is_cut_into_layers_anew(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    """From one layer of a docker-archive to joey's layers; its settings stay, and so does every file."""
+    recipe = tmp_path / "one.yaml"
+    recipe.write_text(
+        "joey-recipe: 1\nimage: {entrypoint: [/bin/sh], user: user, ports: [80], labels: {a: b}}\nlayers: {split: no}\n"
+    )
+    joey("migrate", str(ext4), "--recipe", str(recipe), "--to", f"docker-archive:{tmp_path}/one.tar:it:1")
+    report = json.loads(
+        joey("migrate", f"docker-archive:{tmp_path}/one.tar", "--to", f"oci:{tmp_path}/images:new", "--json").stdout
+    )
+    assert len(report["layers"]) > 2
+    found = json.loads(joey("image", "inspect", f"{tmp_path}/images:new", "--json").stdout)["config"]["config"]
+    assert found == {"Entrypoint": ["/bin/sh"], "User": "user", "ExposedPorts": {"80/tcp": {}}, "Labels": {"a": "b"}}
+    joey("image", "unpack", f"{tmp_path}/images:new", f"{tmp_path}/bundle")
+    assert_same(tree, tmp_path / "bundle/rootfs")
+    joey("migrate", "verify", f"oci:{tmp_path}/images:new", f"oci:{tmp_path}/images:new")
+    assert [path.name for path in (tmp_path / "joey-work").iterdir()] == []
+
+
+def test_whiteouts_of_an_image_that_is_a_source(joey: Joey, tmp_path: Path) -> None:
+    layout = image(
+        tmp_path,
+        archive(
+            ("etc/passwd", "file", "x"),
+            ("d/a", "file", "1"),
+            ("d/b", "file", "1"),
+            ("e/f/g", "file", "1"),
+            ("h", "dir", ""),
+            ("h/i", "file", ""),
+        ),
+        archive(
+            ("d/.wh.a", "file", ""), ("e/.wh..wh..opq", "file", ""), ("e/new", "file", "2"), ("h", "file", "a file now")
+        ),
+    )
+    joey("migrate", f"oci:{layout}", "--to", f"oci:{tmp_path}/images:new")
+    joey("image", "unpack", f"{tmp_path}/images:new", f"{tmp_path}/bundle")
+    root = tmp_path / "bundle/rootfs"
+    assert sorted(str(p.relative_to(root)) for p in root.rglob("*")) == [
+        "d",
+        "d/b",
+        "e",
+        "e/new",
+        "etc",
+        "etc/passwd",
+        "h",
+    ]
+
+
+def test_verify_at_once(ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    joey("migrate", str(ext4), "--verify", "--to", f"oci:{tmp_path}/images:it")
+    joey("image", "verify", f"{tmp_path}/images:it")

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from joey.compat.errors import UsageError
-from joey.runtime.cli import COMMANDS, load
+from joey.runtime.cli import COMMANDS, load, load_verb
 from joey.runtime.commands.kill import signal_number
 from joey.runtime.options import Option, parse
 
 from ..conftest import Joey
 
 ALL = [name for group in COMMANDS.values() for name in group]
+VERBS = [(name, verb) for name in ALL for verb in load(name).verbs]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -25,6 +26,24 @@ def test_every_command_has_help_that_names_its_options(name: str, joey: Joey) ->
     for option in load(name).options:
         assert option.names[0] in done.stdout
     assert joey("help", name).stdout == done.stdout
+
+
+@pytest.mark.parametrize(("name", "verb"), VERBS)
+def test_every_verb_has_help_of_its_own(name: str, verb: str, joey: Joey) -> None:
+    done = joey(name, verb, "--help")
+    assert done.stdout.startswith(f"joey {name} {verb}")
+    for option in load_verb(load(name), verb).options:
+        assert option.names[0] in done.stdout
+    assert joey("help", name, verb).stdout == done.stdout
+    assert f"  {verb} " in joey(name, "--help").stdout
+
+
+def test_a_command_of_verbs_alone_asks_which(joey: Joey) -> None:
+    for words in (["image"], ["image", "frob"]):
+        done = joey(*words, check=False)
+        assert done.returncode == 2
+        assert ('has no "frob"' if len(words) > 1 else "which of") in done.stderr
+        assert "unpack" in done.stderr
 
 
 def test_the_list_of_commands_is_complete(joey: Joey) -> None:
