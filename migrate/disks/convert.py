@@ -12,6 +12,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from ...compat.files import find_program
+from . import stream
 from .blocks import DiskError
 from .formats import DiskImage, inspect, inspect_part
 
@@ -41,11 +42,6 @@ def _converted(image: DiskImage, folder: str, take_backing: bool, done: Callable
     path = image.path
     chain = _chain(image, take_backing)
     options = _options(chain)
-    tool = find_program("qemu-img")
-    if not tool:
-        raise DiskError(f"{path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
-    size = _size(tool, image)
-    _check_room(tool, image, options, folder)
     stamps = [(status.st_size, status.st_mtime_ns) for link in chain for status in map(os.stat, link.files)]
     target = os.path.join(folder, "disk-" + hashlib.sha256(f"{options}{stamps}".encode()).hexdigest()[:12] + ".raw")
     if os.path.isfile(target):
@@ -54,10 +50,22 @@ def _converted(image: DiskImage, folder: str, take_backing: bool, done: Callable
         if name.endswith(".raw.part"):  # of a killed run, whose qemu-img may still write to it: it gets another name
             os.unlink(os.path.join(folder, name))
     part = f"{target[:-4]}-{os.getpid()}.raw.part"
-    words = [tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, part]
-    _convert(words, image, size, part, done)
+    found = stream.open_stream(path, image.offset, image.size) if image.format == "vmdk" and len(chain) == 1 else None
+    if found is not None:
+        stream.convert(found, part, done)
+    else:
+        _by_qemu(image, options, folder, part, done)
     os.rename(part, target)
     return target
+
+
+def _by_qemu(image: DiskImage, options: str, folder: str, part: str, done: Callable[[float], None]) -> None:
+    tool = find_program("qemu-img")
+    if not tool:
+        raise DiskError(f"{image.path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
+    size = _size(tool, image)
+    _check_room(tool, image, options, folder)
+    _convert([tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, part], image, size, part, done)
 
 
 def _chain(image: DiskImage, take_backing: bool) -> list[DiskImage]:

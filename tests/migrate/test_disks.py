@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from joey.migrate.disks import stream
+from joey.migrate.disks.blocks import DiskError
+
 from ..conftest import Joey
 from .guests import MIB, group, listing, make_file_system, mounted, partitioned, run
 
@@ -331,3 +334,32 @@ def test_an_ovf_that_names_other_things(text: str, word: str, joey: Joey, tmp_pa
     assert done.returncode == 1
     assert word in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_streams_are_read_as_qemu_reads_them(tmp_path: Path) -> None:
+    """joey's own reader of streamOptimized VMDKs, on a disk of odd size with holes, zeros and what does not compress."""
+    raw = tmp_path / "disk.raw"
+    with raw.open("wb") as file:
+        file.write(os.urandom(3 * MIB) + bytes(MIB) + b"text " * 200_000)
+        file.seek(90 * MIB)
+        file.write(os.urandom(100_000))
+        file.truncate(97 * MIB + 512 * 7)
+    disk = tmp_path / "disk.vmdk"
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, disk)
+    found = stream.open_stream(str(disk))
+    assert found is not None
+    stream.convert(found, str(tmp_path / "ours"), lambda share: None)
+    run("qemu-img", "convert", "-f", "vmdk", "-O", "raw", disk, tmp_path / "theirs")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert (tmp_path / "ours").stat().st_blocks * 512 < 8 * MIB
+    data = bytearray(disk.read_bytes())
+    damaged = tmp_path / "damaged.vmdk"
+    for place in (len(data) // 2, len(data) // 3):
+        broken = bytearray(data)
+        broken[place : place + 4000] = os.urandom(4000)
+        damaged.write_bytes(broken)
+        found = stream.open_stream(str(damaged))
+        assert found is not None
+        with pytest.raises(DiskError, match="damaged VMDK"):
+            stream.convert(found, str(tmp_path / "broken"), lambda share: None)
+        assert not (tmp_path / "broken").exists()
