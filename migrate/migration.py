@@ -17,6 +17,7 @@ from .trees.folder import FolderTree
 if TYPE_CHECKING:
     from .image.layerwriter import Written
     from .image.layout import Layout
+    from .image.read import Image
     from .progress import Progress
     from .recipe.model import ImageSettings, Recipe
     from .sources.contract import Opened, Source
@@ -34,8 +35,13 @@ class Result:
         self.seconds = seconds
 
 
-def migrate(source: Source, opened: Opened, recipe: Recipe, layout: Layout, progress: Progress) -> Result:
-    """Write an image of an opened source. Raises OSError, JoeyError; then the layout has no part of it."""
+def migrate(
+    source: Source, opened: Opened, recipe: Recipe, layout: Layout, progress: Progress, base: Image | None = None
+) -> Result:
+    """Write an image of an opened source, above the layers of a base where there is one.
+
+    Raises OSError, JoeyError; then the layout has no image of it.
+    """
     start = time.monotonic()
     progress.stage("reading the package database")
     known = packages(opened.tree)
@@ -52,14 +58,18 @@ def migrate(source: Source, opened: Opened, recipe: Recipe, layout: Layout, prog
     report.warnings += opened.tree.losses
     progress.stage("writing the image")
     image = recipe.image
+    if base is not None:
+        base.copy_layers(layout)
+        report.warnings += _lacking(opened, base)
     manifest = build.write_image(
         layout,
         written,
-        config_of(image),
-        image.architecture or "amd64",
+        config_of(image, base),
+        image.architecture or (base and base.config.get("architecture")) or "amd64",
         image.created or build.moment(report.newest),
         provenance(source, opened, recipe),
         image.name,
+        base,
     )
     return Result(manifest, written, report, time.monotonic() - start)
 
@@ -87,8 +97,30 @@ def recipe_digest(recipe: Recipe) -> str:
     return "sha256:" + hashlib.sha256(data.encode()).hexdigest()
 
 
-def config_of(image: ImageSettings) -> dict[str, Any]:
-    """The `config` of an image. Source: image-spec, config.md."""
+def _lacking(opened: Opened, base: Image) -> list[str]:
+    """What an application wants that neither it nor its base has, a sentence each."""
+    application = opened.application
+    if application is None:
+        return []
+    names: set[bytes] = set()
+    for index in range(len(base.layers)):
+        with base.open_layer(index) as layer:
+            names.update(entry.path for entry in layer.reader())
+    lasts = {path.rpartition(b"/")[2] for path in names}
+    found = [
+        f"{who} wants the library {library}, which the base does not have"
+        for library, who in application.libraries.items()
+        if library.encode() not in lasts
+    ]
+    return found + [
+        f"{who} wants {path}, which the base does not have"
+        for path, who in application.interpreters.items()
+        if path.rpartition("/")[2].encode() not in lasts
+    ]
+
+
+def config_of(image: ImageSettings, base: Image | None = None) -> dict[str, Any]:
+    """The `config` of an image; what it does not say its base says. Source: image-spec, config.md."""
     found: dict[str, Any] = {
         "Entrypoint": image.entrypoint,
         "Cmd": image.command,
@@ -100,4 +132,12 @@ def config_of(image: ImageSettings) -> dict[str, Any]:
         "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in image.ports},
         "Volumes": {path: {} for path in image.volumes},
     }
-    return {key: value for key, value in found.items() if value}
+    settings = dict(base.settings) if base else {}
+    if base and found["Entrypoint"]:
+        settings.pop("Cmd", None)  # it is for the base's entrypoint
+    mine = {key: value for key, value in found.items() if value}
+    if base and isinstance(settings.get("Env"), list):
+        own = {item.partition("=")[0] for item in image.environment}
+        kept = [item for item in settings["Env"] if str(item).partition("=")[0] not in own]
+        mine["Env"] = [*kept, *image.environment]
+    return {**settings, **mine}

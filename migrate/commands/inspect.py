@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...compat.files import write_atomically
@@ -19,6 +20,7 @@ from .migrate import SOURCE_OPTIONS, options_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..inventory.application import Application
     from ..inventory.model import Inventory
 
 _ROWS = 15  # of a table for people
@@ -30,6 +32,8 @@ def run(arguments: Arguments) -> int:
         Work(arguments.words, arguments.text("work")) as place,
         source_of(arguments.words, options_of(arguments, place), progress.share) as opened,
     ):
+        if opened.application is not None:
+            return _application(opened.application, arguments.switch("json"))
         progress.stage("taking the inventory")
         found = take(opened)
     if target := arguments.text("html"):
@@ -38,6 +42,27 @@ def run(arguments: Arguments) -> int:
         print(json.dumps(found.as_json(), indent=2))
     elif not target:
         _show(found)
+    return 0
+
+
+def _application(found: Application, as_json: bool) -> int:
+    """What an application needs, and how it seems to start."""
+    if as_json:
+        print(json.dumps({**asdict(found), "static": found.static}, indent=2))
+        return 0
+    starts = " ".join(found.entrypoint) or "not known"
+    table = Table("", "what", "found", "why")
+    table.add("starts by", starts, found.reasons.get("entrypoint", ""))
+    table.add("architecture", found.architecture, "")
+    for kind, rows in (
+        ("interpreter", found.interpreters), ("library", found.libraries), ("runtime", found.runtimes),
+        ("port", {str(number): where for number, where in found.ports.items()}), ("volume", found.volumes),
+    ):  # fmt: skip
+        for what, why in list(rows.items())[:_ROWS]:
+            table.add(kind, what, why)
+    table.print()
+    for line in found.advice:
+        print(f"base: {line}")
     return 0
 
 

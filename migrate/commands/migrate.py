@@ -10,7 +10,8 @@ from ...compat.errors import JoeyError, UsageError
 from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table
 from ..image.destination import TRANSPORTS, Destination
-from ..image.read import Image
+from ..image.layout import Layout
+from ..image.read import Image, open_image
 from ..image.reference import parse
 from ..migration import Result, migrate
 from ..progress import Progress
@@ -26,7 +27,6 @@ from ..work import Work, default_base
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..image.layout import Layout
     from ..sources.contract import Opened, Source
 
 SOURCE_OPTIONS = (
@@ -34,6 +34,8 @@ SOURCE_OPTIONS = (
     Option("--skip-mount", "PATH", "do without this mount of the machine's fstab; may be repeated", many=True),
     Option("--backing", "", "read the images that this one is a difference to; they must be in the same folder"),
     Option("--reader", "NAME", "how the file systems are read: mount"),
+    Option("--as", "KIND", "an archive or folder is a machine or an application (default: by its files)"),
+    Option("--prefix", "PATH", "where an application's files go (default: /opt/NAME)"),
     Option("--ssh-option", "NAME=VALUE", "as ssh's -o, for a source that is a host; may be repeated", many=True),
     Option("--work", "DIR", "where raw disks are put meanwhile (default: $TMPDIR or /var/tmp)"),
 )
@@ -48,6 +50,10 @@ def options_of(arguments: Arguments, work: str) -> Options:
     options.backing = arguments.switch("backing")
     options.ssh_options = arguments.many("ssh-option")
     options.insecure = arguments.switch("insecure")
+    options.kind = arguments.text("as")
+    if options.kind not in ("", "machine", "application"):
+        raise UsageError(f'--as: unknown kind "{options.kind}"', "machine or application")
+    options.prefix = arguments.text("prefix")
     return options
 
 
@@ -67,18 +73,24 @@ def run(arguments: Arguments) -> int:
     destination = Destination(reference, arguments.switch("insecure"), arguments.text("work") or default_base())
     destination.check()
     recipe = recipe_of(arguments)
+    base = None
+    if word := arguments.text("base"):
+        below = parse(word, ("oci",), "oci")
+        base = open_image(Layout(below.place), below.name)
     work = Work(arguments.words, arguments.text("work"))
     try:
         with Progress() as progress, work as place:
             source = source_of(arguments.words, options_of(arguments, place), progress.share)
             with source as opened:
                 recipe = recipe or propose(opened)
+                if opened.application is not None and base is None:
+                    opened.notes += [f"no --base is given: {line}" for line in opened.application.advice]
                 if reference.name:
                     recipe.image.name = reference.name
                 if reference.transport == "bundle":
                     recipe.compression, recipe.level = "none", 0  # it is unpacked again at once
                 with destination as layout:
-                    result = migrate(source, opened, recipe, layout, progress)
+                    result = migrate(source, opened, recipe, layout, progress, base)
                     if arguments.switch("verify"):
                         _verify(source, opened, recipe, layout, result, progress)
                     result.report.warnings += destination.finish(progress)
@@ -162,6 +174,7 @@ COMMAND = Command(
             "oci:DIR[:NAME], docker-archive:FILE[:NAME:TAG], bundle:DIR or docker://HOST/NAME:TAG",
         ),
         Option("--recipe", "FILE", "what moves and what does not (joey migrate plan writes one)"),
+        Option("--base", "IMAGE", "the image below an application, as oci:DIR:NAME"),
         Option("--verify", "", "compare the image with its source before it goes where it shall"),
         *SOURCE_OPTIONS,
         Option("--insecure", "", "allow a registry without TLS, or whose certificate can't be checked"),
@@ -169,8 +182,9 @@ COMMAND = Command(
     ),
     detail=(
         "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX, OVA, OVF), several of one machine, a block device,\n"
-        "a folder that is a root file system, ssh://[USER@]HOST[:PORT], or an image (oci:DIR:NAME,\n"
-        "docker-archive:FILE, docker://HOST/NAME:TAG) to be cut into layers anew. Sources are only read."
+        "a folder or archive (tar, compressed or not, zip) with a root file system or an application in it,\n"
+        "ssh://[USER@]HOST[:PORT], or an image (oci:DIR:NAME, docker-archive:FILE, docker://HOST/NAME:TAG) to be cut\n"
+        "into layers anew. Sources are only read."
     ),
     verbs={
         "inspect": (

@@ -11,6 +11,7 @@ from .layout import CONFIG, MANIFEST, encoded
 if TYPE_CHECKING:
     from ..trees.entry import Entry
     from .layout import Blob, Layout
+    from .read import Image
 
 ARCHITECTURES = {
     "x86_64": "amd64",
@@ -95,18 +96,25 @@ def write_image(
     created: str,
     annotations: dict[str, str],
     tag: str,
+    base: Image | None = None,
 ) -> dict[str, Any]:
     """Write an image's config and manifest, and name it in the index; the manifest's descriptor.
 
-    `config` is the image config's `config` object. Annotations of a layer tell what it is.
+    `config` is the image config's `config` object. Annotations of a layer tell what it is. The layers of a `base` come
+    below; they must be in the layout.
     """
-    history = [{"created": created, "created_by": f"joey migrate: {name}"} for name, _ in layers]
+    below = base.config.get("history") if base else None
+    history = [
+        *(below if isinstance(below, list) else []),
+        *({"created": created, "created_by": f"joey migrate: {name}"} for name, _ in layers),
+    ]
+    diff_ids = [*(base.diff_ids if base else []), *(written.diff_id for _, written in layers)]
     whole = {
         "architecture": architecture,
         "os": "linux",
         "created": created,
         "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [written.diff_id for _, written in layers]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": history,
     }
     data = encoded(whole)
@@ -115,11 +123,14 @@ def write_image(
         "mediaType": MANIFEST,
         "config": descriptor(CONFIG, layout.put(data), len(data)),
         "layers": [
-            {
-                **descriptor(written.media_type, written.digest, written.size),
-                "annotations": {"io.joey.layer": name},
-            }
-            for name, written in layers
+            *(base.layers if base else []),
+            *(
+                {
+                    **descriptor(written.media_type, written.digest, written.size),
+                    "annotations": {"io.joey.layer": name},
+                }
+                for name, written in layers
+            ),
         ],
         "annotations": annotations,
     }

@@ -108,7 +108,7 @@ def reader(file: IO[bytes], kind: str) -> IO[bytes]:
     return file
 
 
-def errors() -> tuple[type[BaseException], ...]:
+def errors() -> tuple[type[Exception], ...]:
     """What reading a broken stream raises, besides OSError."""
     found: list[Any] = [EOFError, zlib.error]
     try:

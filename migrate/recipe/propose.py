@@ -10,6 +10,7 @@ from .model import ImageSettings, Recipe
 from .rules import RULES, Filter
 
 if TYPE_CHECKING:
+    from ..inventory.application import Application
     from ..sources.contract import Opened
     from ..trees.entry import Tree
 
@@ -27,6 +28,9 @@ def propose(opened: Opened) -> Recipe:
     """A recipe for a source. Raises OSError, TreeError."""
     tree = opened.tree
     recipe = Recipe()
+    if opened.application is not None:
+        _application(opened.application, recipe)
+        return recipe
     if opened.kind == "image":
         _as_it_was(opened, recipe.image)
         return recipe
@@ -52,6 +56,18 @@ def propose(opened: Opened) -> Recipe:
             image.volumes.append("/" + path.decode())
             recipe.comments["volumes"] = (recipe.comments.get("volumes", "") + f"; {kind}").lstrip("; ")
     return recipe
+
+
+def _application(found: Application, recipe: Recipe) -> None:
+    image = recipe.image
+    image.architecture = found.architecture
+    image.entrypoint = found.entrypoint
+    recipe.comments["entrypoint"] = found.reasons.get("entrypoint", "")
+    image.working_directory = found.working_directory
+    image.ports = [f"{number}/tcp" for number in sorted(found.ports)]
+    recipe.comments["ports"] = "; ".join(f"{number} in {where}" for number, where in sorted(found.ports.items()))
+    image.volumes = sorted(found.volumes)
+    recipe.comments["volumes"] = "by their names, what it writes to" if found.volumes else ""
 
 
 def _as_it_was(opened: Opened, image: ImageSettings) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from ..inventory.application import Application
     from ..trees.entry import Entry, Tree
 
 
@@ -22,6 +23,8 @@ class Options:
         self.backing = False
         self.ssh_options: list[str] = []
         self.insecure = False
+        self.kind = ""
+        self.prefix = ""
 
 
 class Opened:
@@ -35,6 +38,7 @@ class Opened:
         self.notes: list[str] = []
         self.settings: dict[str, Any] = {}  # of an image: its config's `config`
         self.architecture = ""
+        self.application: Application | None = None
 
 
 class Source(Protocol):

@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from ...compat.errors import UsageError
+from ..disks.ova import is_appliance
+from .application import ApplicationSource, is_archive
 from .disk import DiskSource
 
 if TYPE_CHECKING:
@@ -37,10 +39,8 @@ def source_of(words: list[str], options: Options, done: Callable[[str, float], N
                 f"there is no {word}",
                 "disk images of one machine, a folder, ssh://HOST, or oci:DIR:NAME",
             )
-        if os.path.isdir(word):
-            from .folder import FolderSource
-
+        if os.path.isdir(word) or (not is_appliance(word) and is_archive(word)):
             if len(words) > 1:
-                raise UsageError("a folder is a source of its own", f"give {word} alone")
-            return FolderSource(word)
+                raise UsageError("a folder or an archive is a source of its own", f"give {word} alone")
+            return ApplicationSource(word, options, done)
     return DiskSource(words, options, done)

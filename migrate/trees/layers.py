@@ -15,7 +15,15 @@ _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 
 
-class LayersTree(SpoolTree):
+class ArchiveTree(SpoolTree):
+    """A tree of plain tar files, in which folders without an entry of their own are made up, as every unpacker does."""
+
+    def finish(self) -> None:
+        for path in list(_missing(self._entries)):
+            self._entries[path] = Entry(path, stat.S_IFDIR | 0o755, 0, 0, 0)
+
+
+class LayersTree(ArchiveTree):
     """A tree of layers that lie here as plain tar files, lowest first."""
 
     def keep(self, entry: Entry, made: set[bytes]) -> None:
@@ -39,11 +47,6 @@ class LayersTree(SpoolTree):
         prefix = folder + b"/" if folder else b""
         for path in [path for path in self._entries if path and path.startswith(prefix) and path not in keep]:
             del self._entries[path]
-
-    def finish(self) -> None:
-        """Make up folders that no layer has an entry for, as every unpacker does."""
-        for path in list(_missing(self._entries)):
-            self._entries[path] = Entry(path, stat.S_IFDIR | 0o755, 0, 0, 0)
 
 
 def _missing(entries: dict[bytes, Entry]) -> Iterator[bytes]:

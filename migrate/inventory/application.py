@@ -1,0 +1,228 @@
+"""What an application needs and how it starts, guessed from its files; every guess says why.
+
+ELF files are read by pyelftools: interpreter, libraries, the C library's version. Others tell by their names and first
+lines. Nothing of it runs.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..trees.entry import opened, read, shown
+
+if TYPE_CHECKING:
+    from ..trees.entry import Entry, Tree
+
+_LARGEST_ELF = 256 << 20
+_LARGEST_TEXT = 1 << 20
+_MOST_ELF = 5000
+_STARTERS = ("start.sh", "run.sh", "startup.sh", "entrypoint.sh", "docker-entrypoint.sh", "catalina.sh", "start", "run")
+_WRITTEN = ("logs", "log", "data", "work", "temp", "tmp", "var", "cache", "uploads", "run")
+_PORTS = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r'<Connector[^>]*\bport="(\d{2,5})"',
+        r"^\s*server\.port\s*[=:]\s*(\d{2,5})",
+        r"^\s*(?:http[._-]?|listen[._-]?|bind[._-]?)?port\s*[=:]\s*[\"']?(\d{2,5})",
+        r"^\s*listen\s+(?:[\d.*]+:)?(\d{2,5})\b",
+        r"^EXPOSE\s+(\d{2,5})",
+    )
+)
+_OF_GLIBC = re.compile(r"(libc|libm|libdl|libpthread|librt|ld-linux)[.-]")
+_CONFIGURATION = (".conf", ".cfg", ".ini", ".properties", ".xml", ".yml", ".yaml", ".toml", "Dockerfile")
+_RUNTIMES = (
+    (re.compile(rb"\.(jar|war)$"), "java", "it has Java archives", "a base image with a JRE"),
+    (re.compile(rb"(^|/)package\.json$"), "node", "it has a package.json", "a base image with Node.js"),
+    (re.compile(rb"(^|/)(requirements\.txt|pyproject\.toml|setup\.py)$"), "python", "it is Python", "python:3"),
+    (re.compile(rb"(^|/)Gemfile$"), "ruby", "it has a Gemfile", "a base image with Ruby"),
+    (re.compile(rb"\.runtimeconfig\.json$"), "dotnet", "it has a .runtimeconfig.json", "a base image with .NET"),
+    (re.compile(rb"(^|/)composer\.json$"), "php", "it has a composer.json", "a base image with PHP"),
+)  # fmt: skip
+
+
+@dataclass
+class Application:
+    """`libraries` are those that none of its own files is; `missing` of them what a base does not have either."""
+
+    programs: list[str] = field(default_factory=list)
+    architecture: str = ""
+    interpreters: dict[str, str] = field(default_factory=dict)  # of ELF and of scripts: path -> who wants it
+    libraries: dict[str, str] = field(default_factory=dict)
+    glibc: str = ""
+    runtimes: dict[str, str] = field(default_factory=dict)
+    entrypoint: list[str] = field(default_factory=list)
+    working_directory: str = ""
+    ports: dict[int, str] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def static(self) -> bool:
+        """Whether it needs nothing but a kernel."""
+        return bool(self.programs) and not (self.interpreters or self.libraries or self.runtimes)
+
+
+def look(tree: Tree, prefix: bytes) -> Application:
+    """What the files below a prefix need. Raises OSError, TreeError."""
+    found = Application(working_directory=shown(prefix) if prefix else "/")
+    own: set[str] = set()
+    needed: dict[str, str] = {}
+    executables: list[tuple[str, str]] = []
+    count = 0
+    for entry in tree.entries():
+        name = entry.path.rpartition(b"/")[2].decode("utf-8", "replace")
+        if entry.kind == "directory":
+            if name in _WRITTEN and entry.path.count(b"/") <= prefix.count(b"/") + 2 and entry.path.startswith(prefix):
+                found.volumes.setdefault(shown(entry.path), f"its name, {name}, is that of what programs write to")
+            continue
+        own.add(name)
+        if entry.open is None or entry.first:
+            continue
+        for pattern, runtime, why, _ in _RUNTIMES:
+            if pattern.search(entry.path):
+                found.runtimes.setdefault(runtime, f"{why} ({shown(entry.path)})")
+        head = _head(entry)
+        if head.startswith(b"\x7fELF") and count < _MOST_ELF:
+            count += 1
+            if _elf(entry, found, needed) and entry.mode & 0o111:
+                executables.append((shown(entry.path), "program"))
+        elif head.startswith(b"#!"):
+            words = head[2:].split(b"\n", 1)[0].split()
+            interpreter = words[0].decode("utf-8", "replace") if words else ""
+            if interpreter.startswith("/"):
+                found.interpreters.setdefault(interpreter, f"the script {shown(entry.path)}")
+            if entry.mode & 0o111:
+                executables.append((shown(entry.path), "script"))
+        elif name.endswith(_CONFIGURATION) and entry.size < _LARGEST_TEXT:
+            _ports(tree, entry, found)
+    found.libraries = {library: who for library, who in needed.items() if library not in own}
+    found.programs = [path for path, kind in executables if kind == "program"]
+    _entrypoint(found, executables, prefix)
+    _advise(found)
+    return found
+
+
+def _head(entry: Entry) -> bytes:
+    data = bytearray(min(entry.size, 256))
+    if data:
+        with opened(entry) as content:
+            content.readinto(memoryview(data))
+    return bytes(data)
+
+
+def _elf(entry: Entry, found: Application, needed: dict[str, str]) -> bool:
+    """Note what an ELF file needs; whether it is a program. A damaged one needs nothing."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.gnuversions import GNUVerNeedSection
+
+    if entry.size > _LARGEST_ELF:
+        return False
+    data = bytearray(entry.size)
+    view, filled = memoryview(data), 0
+    with opened(entry) as content:
+        while filled < entry.size and (more := content.readinto(view[filled:])):
+            filled += more
+    who = shown(entry.path)
+    program = False
+    try:
+        elf = ELFFile(io.BytesIO(data))
+        machine = {"x64": "amd64", "x86": "386", "AArch64": "arm64"}.get(elf.get_machine_arch(), "")
+        found.architecture = found.architecture or machine
+        dynamic = False
+        for segment in elf.iter_segments():
+            if segment["p_type"] == "PT_INTERP":
+                found.interpreters.setdefault(segment.get_interp_name(), who)  # type: ignore[attr-defined]
+                program = True
+            dynamic = dynamic or segment["p_type"] == "PT_DYNAMIC"
+        program = program or (elf["e_type"] in ("ET_EXEC", "ET_DYN") and not dynamic and bool(elf["e_entry"]))
+        for section in elf.iter_sections():
+            if isinstance(section, DynamicSection):
+                for tag in section.iter_tags():
+                    if tag.entry.d_tag == "DT_NEEDED":
+                        needed.setdefault(tag.needed, who)  # type: ignore[attr-defined]
+            elif isinstance(section, GNUVerNeedSection):
+                for _, versions in section.iter_versions():
+                    for version in versions:
+                        _glibc(found, version.name)
+    except (ELFError, ValueError, KeyError, AttributeError, TypeError, OverflowError, MemoryError, IndexError):
+        return False
+    return program
+
+
+def _glibc(found: Application, name: str) -> None:
+    match = re.fullmatch(r"GLIBC_(\d+)\.(\d+)(?:\.\d+)?", name)
+    if match:
+        version = f"{match[1]}.{match[2]}"
+        if not found.glibc or _parts(version) > _parts(found.glibc):
+            found.glibc = version
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _ports(tree: Tree, entry: Entry, found: Application) -> None:
+    data = (read(tree, entry.path, _LARGEST_TEXT) or b"").decode("utf-8", "replace")
+    for pattern in _PORTS:
+        for number in pattern.findall(data)[:20]:
+            if 0 < int(number) < 65536:
+                found.ports.setdefault(int(number), shown(entry.path))
+
+
+def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: bytes) -> None:
+    """Which of its executables starts it."""
+    name = prefix.rpartition(b"/")[2].decode("utf-8", "replace")
+    stem = re.split(r"[-_.]\d", name)[0]
+    places = [(path, path.rpartition("/")[2]) for path, _ in executables]
+    shallow = [path for path, _ in places if path.count("/") <= prefix.count(b"/") + 3]
+    for wanted in (name, stem, f"{stem}.sh", f"{stem}d"):
+        for path, last in places:
+            if wanted and last == wanted and path in shallow:
+                found.entrypoint, why = [path], f"it is called {last}, like the application"
+                found.reasons["entrypoint"] = why
+                return
+    for wanted in _STARTERS:
+        for path, last in places:
+            if last == wanted and path in shallow:
+                found.entrypoint = [path, "run"] if wanted == "catalina.sh" else [path]
+                found.reasons["entrypoint"] = f"{last} is a usual name for what starts an application"
+                return
+    programs = [path for path, kind in executables if kind == "program" and ".so" not in path.rpartition("/")[2]]
+    for group, what in ((programs, "program"), ([path for path, _ in executables], "executable")):
+        if len(group) == 1:
+            found.entrypoint = [group[0]]
+            found.reasons["entrypoint"] = f"it is the only {what} there"
+            return
+    found.reasons["entrypoint"] = "no file tells how it starts: name it" if not executables else (
+        f"one of {len(executables)} executables, and none stands out: name it"
+    )  # fmt: skip
+
+
+def _advise(found: Application) -> None:
+    for _, runtime, _, base in _RUNTIMES:
+        if runtime in found.runtimes:
+            found.advice.append(f"{found.runtimes[runtime]}: {base}")
+    loaders = [path for path in found.interpreters if "ld-linux" in path or "ld-musl" in path or "/ld.so" in path]
+    if any("ld-musl" in path for path in loaders):
+        found.advice.append("its programs are linked with musl: alpine")
+    elif loaders:
+        version = f" {found.glibc} or later" if found.glibc else ""
+        found.advice.append(f"its programs want glibc{version}: debian:12-slim has 2.36")
+    scripts = [path for path in found.interpreters if path not in loaders]
+    if scripts:
+        found.advice.append("its scripts want " + ", ".join(scripts[:5]))
+    others = [
+        library
+        for library in found.libraries
+        if not re.match(r"(libc|libm|libdl|libpthread|librt|ld-linux)[.-]", library)
+    ]
+    if others:
+        found.advice.append("libraries that are not its own: " + ", ".join(sorted(others)[:10]))
+    if found.static:
+        found.advice.append("its programs are static: it needs no base")
