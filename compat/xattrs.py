@@ -12,6 +12,7 @@ _get = cdata.function("fgetxattr", cdata.c_long, cdata.c_int, cdata.c_char_p, cd
 _set = cdata.function(
     "fsetxattr", cdata.c_int, cdata.c_int, cdata.c_char_p, cdata.c_void_p, cdata.c_size_t, cdata.c_int
 )
+_remove = cdata.function("fremovexattr", cdata.c_int, cdata.c_int, cdata.c_char_p)
 _list = cdata.function("flistxattr", cdata.c_long, cdata.c_int, cdata.c_void_p, cdata.c_size_t)
 
 
@@ -33,6 +34,11 @@ def set(fd: int, name: str, value: bytes) -> None:
     """Raises KernelError."""
     buffer = cdata.create_string_buffer(value)
     _check("fsetxattr", _set(fd, os.fsencode(name), cdata.addressof(buffer), len(value), 0))
+
+
+def remove(fd: int, name: str) -> None:
+    """Raises KernelError."""
+    _check("fremovexattr", _remove(fd, os.fsencode(name)))
 
 
 def _check(call: str, result: int) -> int:

@@ -69,7 +69,7 @@ def read(path: str) -> list[Job]:
     try:
         node = yaml.compose(data, Loader=yaml.SafeLoader)
         value = yaml.safe_load(data) if "&" not in data or not _has_alias(data) else None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise JoeyError(f"{path}: {error}".replace("\n", " "), slug="batch") from None
     if not isinstance(value, list) or not value:
         raise JoeyError(f"{path}: a list of machines, each with " + ", ".join(_KEYS[:3]), slug="batch")

@@ -38,6 +38,7 @@ _ROOMS = {
     b"lib64": APPLICATION,
     b"libx32": APPLICATION,
 }
+_LONGEST = 4000  # bytes of a path that every reader of layers takes
 # labels and marks of this host's or that machine's own security modules and overlays: of no meaning elsewhere
 DROPPED_XATTRS = (
     b"security.selinux",
@@ -128,6 +129,14 @@ class Packer:
 
     def _stays(self, entry: Entry) -> bool:
         report = self.report
+        if b"/.wh." in b"/" + entry.path:
+            report.drop("whiteouts", "a name that begins with .wh. would take another file out of the image", entry)
+            report.warnings.append(f"{shown(entry.path)} does not move: no layer can hold a name that begins with .wh.")
+            return False
+        if len(entry.path) > _LONGEST:
+            raise TreeError(
+                f"{shown(entry.path[:200])}... has a path of {len(entry.path)} bytes", "exclude it in the recipe"
+            )
         rule = self._filter.rule(entry.path)
         if rule is not None and rule.touches(entry.kind):
             if rule.action == "empty-file" and entry.kind == "file":

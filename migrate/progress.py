@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from ..runtime.tables import plain
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -36,9 +38,12 @@ class Progress:
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
             TimeRemainingColumn(),
-        )  # fmt: skip
+        )
         self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
         self._bar.start()
 
@@ -55,11 +60,11 @@ class Progress:
         self._what = what
         if self._bar is None:
             if not self._quiet:
-                print(f"joey: {what}", file=sys.stderr, flush=True)
+                print(f"joey: {plain(what)}", file=sys.stderr, flush=True)
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(what, total=total or None)
+        self._task = self._bar.add_task(plain(what), total=total or None)
 
     def at(self, count: int) -> None:
         """So many bytes are done."""

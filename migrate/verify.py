@@ -17,7 +17,7 @@ from .trees.entry import Entry, shown
 from .trees.entry import opened as content_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .image.layerreader import LayerReader
     from .image.read import Image
@@ -61,10 +61,14 @@ def verify(source: Source, opened: Opened, recipe: Recipe, image: Image, progres
     source.complete(packer.wants)
     verdict = Verdict(packer.report)
     progress.stage("comparing")
+
+    def twice(path: bytes) -> None:
+        verdict.differs(path, "it is in several layers of the image")
+
     ours = (entry for _, entry, _ in packer.entries(opened.tree))
     with ExitStack() as stack:
         layers = [stack.enter_context(image.open_layer(index)) for index in range(len(image.layers))]
-        theirs = merged([_ordered(layer.reader(), index) for index, layer in enumerate(layers)])
+        theirs = merged([_ordered(layer.reader(), index) for index, layer in enumerate(layers)], twice)
         _walk(ours, theirs, verdict, progress)
         for layer in layers:
             layer.finish()
@@ -89,13 +93,18 @@ def _ordered(entries: LayerReader, index: int) -> Iterator[tuple[bytes, int, Ent
         yield found, -index, entry
 
 
-def merged(layers: list[Iterator[tuple[bytes, int, Entry]]]) -> Iterator[Entry]:
-    """The entries of all layers in order, of those with one path the topmost."""
+def merged(layers: list[Iterator[tuple[bytes, int, Entry]]], twice: Callable[[bytes], None]) -> Iterator[Entry]:
+    """The entries of all layers in order, of those with one path the topmost. `twice` is told of what is no directory
+    and in several layers: a hard link may then be to another file than it seems.
+    """
     last = None
+    above = ""
     for found, _, entry in heapq.merge(*layers, key=lambda item: item[:2]):
         if found != last:
-            last = found
+            last, above = found, entry.kind
             yield entry
+        elif entry.kind != "directory" or above != "directory":
+            twice(entry.path)
 
 
 def _walk(ours: Iterator[Entry], theirs: Iterator[Entry], verdict: Verdict, progress: Progress) -> None:

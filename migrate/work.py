@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import signal
+import time
 from typing import TYPE_CHECKING
 
 from ..compat.errors import JoeyError
@@ -16,11 +18,16 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _DEFAULT = "/var/tmp"
+_TRIES = 10
 
 
 def default_base() -> str:
     """Where work folders are, where nobody says so."""
     return os.environ.get("TMPDIR") or _DEFAULT
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 class Work:
@@ -41,6 +48,7 @@ class Work:
         self._lock = -1
 
     def __enter__(self) -> str:
+        signal.signal(signal.SIGTERM, _interrupted)  # it shall leave as little behind as the keyboard's does
         if not os.path.isdir(self._base):
             raise JoeyError(f"the folder {self._base} for work files does not exist", "--work DIR", "work")
         try:
@@ -52,11 +60,13 @@ class Work:
                     f"{self.path} is somebody else's", "--work DIR names a folder of your own", "work"
                 ) from None
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JoeyError("another joey migrates this source now", f"it works in {self.path}", "work") from None
-        return self.path
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self.path
+            except BlockingIOError:
+                time.sleep(0.1)  # it may be a child of a killed run, which lets go when it executes its program
+        raise JoeyError("another joey migrates this source now", f"it works in {self.path}", "work")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

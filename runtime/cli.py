@@ -76,6 +76,12 @@ def main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if "--debug" in argv:
+            raise
+        hint = "a fault of joey's, not yours: `joey --debug ...` shows where it happened"
+        _print_error(JoeyError(f"unexpected {type(error).__name__}: {error}", hint))
+        return 1
 
 
 def _main(argv: list[str]) -> int:

@@ -18,7 +18,7 @@ class Table:
 
     def add(self, *cells: str) -> None:
         """A row; what a terminal would obey is escaped: names come from bundles, images and disks."""
-        self.rows.append([cell if cell.isprintable() else _escaped(cell) for cell in cells])
+        self.rows.append([plain(cell) for cell in cells])
 
     def print(self) -> None:
         """To standard output, in the way that suits it."""
@@ -54,5 +54,6 @@ class Table:
         Console(width=shutil.get_terminal_size((120, 24)).columns).print(table)
 
 
-def _escaped(cell: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cell)
+def plain(text: str) -> str:
+    """A text without what a terminal would obey, or could not show."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

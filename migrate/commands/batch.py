@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...compat import jsonio
 from ...compat.errors import JoeyError
 from ...runtime.options import Arguments, Command, Option
-from ...runtime.tables import Table
+from ...runtime.tables import Table, plain
 from .. import batch
 from ..recipe.text import shown_size
 
@@ -29,11 +29,11 @@ def run(arguments: Arguments) -> int:
             name = outcome.job.name
             if outcome.error:
                 failed[name] = outcome.error
-                print(f"joey: {name} failed: {outcome.error}", file=sys.stderr, flush=True)
+                print(f"joey: {plain(name)} failed: {plain(outcome.error)}", file=sys.stderr, flush=True)
             else:
                 done[name] = outcome.report
                 batch.note(path, outcome)
-                print(f"joey: {name} is done ({len(done)} of {len(jobs)})", file=sys.stderr, flush=True)
+                print(f"joey: {plain(name)} is done ({len(done)} of {len(jobs)})", file=sys.stderr, flush=True)
     total, different = batch.saving(list(done.values()))
     if arguments.switch("json"):
         rows = [{"name": job.name, "report": done.get(job.name), "error": failed.get(job.name, "")} for job in jobs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...compat import jsonio
 from ...runtime.options import Arguments, Command, Option
+from ...runtime.tables import plain
 from ..image.difference import differences, facts_of
 from ..image.layout import Layout
 from ..image.read import open_image
@@ -27,7 +28,7 @@ def run(arguments: Arguments) -> int:
         print(jsonio.dumps({"config": changed, "files": rows}))
         return 1 if found or changed else 0
     for key in changed:
-        print(f"* config: {key}")
+        print(f"* config: {plain(key)}")
     for each in found:
         print(f"{each.sign} {shown(each.path)} ({each.what})")
     return 1 if found or changed else 0

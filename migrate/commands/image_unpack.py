@@ -6,6 +6,7 @@ import sys
 
 from ...compat.errors import UsageError
 from ...runtime.options import Arguments, Command, Option
+from ...runtime.tables import plain
 from ..image import bundle
 from ..image.layout import Layout
 from ..image.read import open_image
@@ -30,7 +31,7 @@ def run(arguments: Arguments) -> int:
     with Progress() as progress:
         warnings = bundle.unpack(image, arguments.words[1], limits, progress, native)
     for line in warnings[:20]:
-        print(f"joey: {line}", file=sys.stderr)
+        print(f"joey: {plain(line)}", file=sys.stderr)
     if len(warnings) > 20:
         print(f"joey: and {len(warnings) - 20} more like these", file=sys.stderr)
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...compat.files import write_atomically
 from ...runtime.options import Arguments, Command, Option
-from ...runtime.tables import Table
+from ...runtime.tables import Table, plain
 from ..inventory.page import page
 from ..inventory.take import take
 from ..progress import Progress
@@ -62,7 +62,7 @@ def _application(found: Application, as_json: bool) -> int:
             table.add(kind, what, why)
     table.print()
     for line in found.advice:
-        print(f"base: {line}")
+        print(f"base: {plain(line)}")
     return 0
 
 
@@ -98,7 +98,7 @@ def _show(found: Inventory) -> None:
     sizes = sorted(found.sizes.items(), key=lambda item: -item[1])[:_ROWS]
     _table("largest folders", "path size", [(path, shown_size(size)) for path, size in sizes])
     for line in found.notes:
-        print(f"note: {line}")
+        print(f"note: {plain(line)}")
     rules = Table(f"fit for a container: {found.score} of 10", "rule", "kind", "takes", "why")
     for rule in found.rules:
         rules.add(str(rule["rule"]), str(rule["kind"]), str(rule["takes"]), str(rule["why"]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...compat import jsonio
 from ...compat.errors import JoeyError, UsageError
 from ...runtime.options import Arguments, Command, Option
-from ...runtime.tables import Table
+from ...runtime.tables import Table, plain
 from ..image.destination import TRANSPORTS, Destination
 from ..image.layout import Layout
 from ..image.read import Image, open_image
@@ -155,7 +155,7 @@ def show(result: Result, destination: str) -> None:
 
 def _lines(word: str, lines: Sequence[str]) -> None:
     for line in lines[:20]:
-        print(f"{word}: {line}")
+        print(f"{word}: {plain(line)}")
     if len(lines) > 20:
         print(f"{word}: and {len(lines) - 20} more (--json lists all)")
 

@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...compat.files import find_program
 from . import stream
 from .blocks import DiskError
-from .formats import DiskImage, inspect, inspect_part
+from .formats import DiskImage, descriptor, inspect, inspect_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,30 +44,42 @@ def _converted(image: DiskImage, folder: str, take_backing: bool, done: Callable
     path = image.path
     chain = _chain(image, take_backing)
     options = _options(chain)
-    stamps = [(status.st_size, status.st_mtime_ns) for link in chain for status in map(os.stat, link.files)]
+    stamps = [
+        (status.st_size, status.st_mtime_ns, status.st_ino) for link in chain for status in map(os.stat, link.files)
+    ]
     target = os.path.join(folder, "disk-" + hashlib.sha256(f"{options}{stamps}".encode()).hexdigest()[:12] + ".raw")
     if os.path.isfile(target):
         return target  # an interrupted run came that far
     for name in os.listdir(folder):
-        if name.endswith(".raw.part"):  # of a killed run, whose qemu-img may still write to it: it gets another name
+        if name.endswith(
+            (".raw.part", ".raw.part.vmdk")
+        ):  # of a killed run, whose qemu-img may still write to it: it gets another name
             os.unlink(os.path.join(folder, name))
     part = f"{target[:-4]}-{os.getpid()}.raw.part"
     found = stream.open_stream(path, image.offset, image.size) if image.format == "vmdk" and len(chain) == 1 else None
     if found is not None:
         stream.convert(found, part, done)
     else:
-        _by_qemu(image, options, folder, part, done)
+        _by_qemu(image, chain, folder, part, done)
     os.rename(part, target)
     return target
 
 
-def _by_qemu(image: DiskImage, options: str, folder: str, part: str, done: Callable[[float], None]) -> None:
+def _by_qemu(image: DiskImage, chain: list[DiskImage], folder: str, part: str, done: Callable[[float], None]) -> None:
     tool = find_program("qemu-img")
     if not tool:
         raise DiskError(f"{image.path} is a {image.title} disk, and there is no qemu-img here", "install qemu-utils")
-    size = _size(tool, image)
+    if image.parts:
+        own = f"{part}.vmdk"
+        with open(own, "x", encoding="utf-8") as file:
+            file.write(descriptor(image))
+        chain = [image._replace(path=own)]
+    options = _options(chain)
+    size = _size(tool, chain[0])
     _check_room(tool, image, options, folder)
     _convert([tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, part], image, size, part, done)
+    if image.parts:
+        os.unlink(own)
 
 
 def _chain(image: DiskImage, take_backing: bool) -> list[DiskImage]:
@@ -100,6 +114,13 @@ def _limited(words: list[str], size: int) -> list[str]:
 
 
 def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return _finished(words)
+    except subprocess.TimeoutExpired:
+        raise DiskError("qemu-img does not come to an end with that image") from None
+
+
+def _finished(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         _limited(words, 1 << 20),
         capture_output=True,
@@ -137,41 +158,40 @@ def _check_room(tool: str, image: DiskImage, options: str, folder: str) -> None:
 
 
 def _convert(words: list[str], image: DiskImage, size: int, target: str, done: Callable[[float], None]) -> None:
-    process = subprocess.Popen(
-        _limited(words, size),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_ENVIRONMENT,
-    )
-    try:
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            _limited(words, size),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=_ENVIRONMENT,
+        )
         assert process.stdout
-        assert process.stderr
-        text = b""
-        while data := os.read(process.stdout.fileno(), 4096):  # "    (12.34/100%)\r", again and again
-            text = (text + data)[-64:]
-            share = text.rpartition(b"(")[2].partition(b"/")[0]
-            try:
-                done(float(share) / 100)
-            except ValueError:
-                continue
-        errors = process.stderr.read().decode("utf-8", "replace")
-        status = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        for stream in (process.stdout, process.stderr):
-            if stream:
-                stream.close()
+        try:
+            text = b""
+            while data := os.read(process.stdout.fileno(), 4096):  # "    (12.34/100%)\r", again and again
+                text = (text + data)[-64:]
+                share = text.rpartition(b"(")[2].partition(b"/")[0]
+                with suppress(ValueError):
+                    done(float(share) / 100)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            if os.path.lexists(target):
+                os.unlink(target)
+            raise
+        finally:
+            process.stdout.close()
+        complaints.seek(0)
+        errors = complaints.read(1 << 16).decode("utf-8", "replace")
     if status:
         if os.path.lexists(target):
             os.unlink(target)
-        word = "no space left" if "No space left" in errors else f"a damaged {image.title} image"
-        raise DiskError(
-            f"{image.path}: {word}: {_words(errors)}", "--work DIR names another folder" if "space" in word else ""
-        )
+        full = "No space left" in errors
+        word = "no space left" if full else f"a damaged {image.title} image"
+        hint = "--work DIR names another folder" if full else ""
+        raise DiskError(f"{image.path}: {word}: {_words(errors)}", hint)
 
 
 def _words(text: str) -> str:

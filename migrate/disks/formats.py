@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+from struct import error as struct_error
 from struct import unpack_from
 from typing import NamedTuple
 
@@ -14,9 +16,21 @@ from .blocks import DiskError
 
 _DESCRIPTOR = b"# Disk DescriptorFile"
 _LARGEST_DESCRIPTOR = 1 << 20
-_EXTENT = re.compile(r'^(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+(\w+)(?:\s+"([^"]*)")?', re.MULTILINE)
+# a line of a descriptor that names a part: exactly so, or the descriptor is refused
+_EXTENT = re.compile(r'(RW|RDONLY) (\d{1,15}) (FLAT|SPARSE|VMFS) "([^"/\\]{1,255})"(?: (\d{1,15}))?')
+_SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_.]*\s*=.*")
+_KINDS = ("monolithicSparse", "streamOptimized")  # what the descriptor inside a sparse file may say
 _DATA_FILE = 4  # qcow2's incompatible feature: the clusters are in another file
 _NAMES = {"qcow2": "qcow2", "vmdk": "VMDK", "vdi": "VDI", "vpc": "VHD", "vhdx": "VHDX", "raw": "raw"}
+
+
+class Part(NamedTuple):
+    """A part of a split or flat VMDK: `kind` FLAT, VMFS or SPARSE, `sectors` in all, from `offset` sectors on."""
+
+    kind: str
+    sectors: int
+    path: str
+    offset: int
 
 
 class DiskImage(NamedTuple):
@@ -30,6 +44,7 @@ class DiskImage(NamedTuple):
     files: tuple[str, ...]
     offset: int = 0  # where the image begins in its file, and its size there: 0 for all of it
     size: int = 0
+    parts: tuple[Part, ...] = ()  # of a VMDK whose descriptor is a file of its own
 
     @property
     def title(self) -> str:
@@ -37,20 +52,28 @@ class DiskImage(NamedTuple):
 
 
 def inspect(path: str, take_backing: bool = False) -> DiskImage:
-    """The format of an image file. Raises DiskError: for one that joey does not read, that names files elsewhere, or
-    that is a difference to another image while `take_backing` is not set.
+    """The format of an image file or block device. Raises DiskError: for one that joey does not read, that names files
+    elsewhere, or that is a difference to another image while `take_backing` is not set.
     """
     try:
-        if not os.path.isfile(path):
-            raise DiskError(f"{path} is not a file", "a disk image, an OVA or OVF; or see: joey migrate --help")
-        with open(path, "rb") as file:
-            head = file.read(4096)
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - 512))
-            tail = file.read(512)
+        return _inspect(path, take_backing)
     except OSError as error:
         raise DiskError(f"can't read {path}: {error.strerror}") from None
-    if not size:
+    except (struct_error, ValueError, OverflowError) as error:
+        raise DiskError(f"{path} is a damaged disk image: {error}") from None
+
+
+def _inspect(path: str, take_backing: bool) -> DiskImage:
+    status = os.stat(path)
+    if stat.S_ISBLK(status.st_mode):
+        return DiskImage(path, "raw", "", (path,))
+    if not stat.S_ISREG(status.st_mode):
+        raise DiskError(f"{path} is not a file", "a disk image, an OVA or OVF; or see: joey migrate --help")
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        file.seek(max(0, status.st_size - 512))
+        tail = file.read(512)
+    if not status.st_size:
         raise DiskError(f"{path} is empty")
     if head.startswith(b"QFI\xfb"):
         return _qcow2(path, head, take_backing)
@@ -58,9 +81,7 @@ def inspect(path: str, take_backing: bool = False) -> DiskImage:
         return _vmdk(path, head, take_backing)
     if head[0x40:0x44] == b"\x7f\x10\xda\xbe":
         if unpack_from("<I", head, 0x4C)[0] not in (1, 2):
-            raise DiskError(
-                f"{path} is a VDI of a differencing kind", "clone the disk in VirtualBox: VBoxManage clonemedium"
-            )
+            raise DiskError(f"{path} is a VDI of a differencing kind", "clone the disk: VBoxManage clonemedium")
         return DiskImage(path, "vdi", "", (path,))
     if head.startswith(b"vhdxfile"):
         return DiskImage(path, "vhdx", "", (path,))
@@ -75,24 +96,41 @@ def inspect(path: str, take_backing: bool = False) -> DiskImage:
 
 def inspect_part(path: str, offset: int, size: int) -> DiskImage:
     """The format of an image that lies in a larger file, an OVA. Raises DiskError."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        head = file.read(min(size, 4096))
-    if head.startswith(b"KDMV"):
-        place, length = unpack_from("<QQ", head, 28)
-        if length > _LARGEST_DESCRIPTOR >> 9 or (place + length) * 512 > size:
-            raise DiskError(f"{path}: the descriptor of its disk has {length} sectors")
+    try:
         with open(path, "rb") as file:
-            file.seek(offset + place * 512)
-            text = file.read(length * 512).split(b"\0", 1)[0].decode("utf-8", "replace")
-        if _parent(text):
-            raise DiskError(f"{path}: a disk in it is a difference to another image")
-        return DiskImage(path, "vmdk", "", (path,), offset, size)
-    if head.startswith(b"QFI\xfb"):
-        found = _qcow2(path, head, take_backing=False)
-        return found._replace(offset=offset, size=size)
+            file.seek(offset)
+            head = file.read(min(size, 4096))
+        if head.startswith(b"KDMV"):
+            if _parent(_embedded(path, head, offset)):
+                raise DiskError(f"{path}: a disk in it is a difference to another image")
+            return DiskImage(path, "vmdk", "", (path,), offset, size)
+        if head.startswith(b"QFI\xfb"):
+            found = _qcow2(path, head, take_backing=False)
+            return found._replace(offset=offset, size=size)
+    except (struct_error, ValueError, OverflowError) as error:
+        raise DiskError(f"{path}: a damaged disk in it: {error}") from None
     _refuse_others(path, head)
     return DiskImage(path, "raw", "", (path,), offset, size)
+
+
+def _embedded(path: str, head: bytes, offset: int) -> str:
+    """The descriptor in a sparse VMDK. Raises DiskError for one that qemu would take as naming other files."""
+    capacity, place, length = unpack_from("<Q", head, 12)[0], *unpack_from("<QQ", head, 28)
+    if not capacity:
+        raise DiskError(f"{path}: a VMDK that says its disk has no size")
+    if length > _LARGEST_DESCRIPTOR >> 9 or place >= 1 << 40:
+        raise DiskError(f"{path}: its descriptor has {length} sectors")
+    if not place:
+        return ""
+    with open(path, "rb") as file:
+        file.seek(offset + place * 512)
+        text = file.read(length * 512).split(b"\0", 1)[0].decode("utf-8", "replace")
+    kind = re.search(r'(?im)^createType\s*=\s*"(\w*)"', text)
+    if not kind or kind[1] not in _KINDS:
+        raise DiskError(
+            f"{path}: a sparse VMDK of kind {kind[1] if kind else 'unknown'}; joey reads {', '.join(_KINDS)}"
+        )
+    return text
 
 
 def _parent(text: str) -> bool:
@@ -144,8 +182,8 @@ def _beside(path: str, name: bytes, take: bool) -> str:
             "--backing reads that one too, if it is in the same folder; or flatten it: qemu-img convert",
         )
     folder = os.path.realpath(os.path.dirname(path) or ".")
-    found = os.path.realpath(os.path.join(folder, word))
-    if "\0" in word or not found.startswith(folder.rstrip("/") + "/"):
+    found = "" if "\0" in word else os.path.realpath(os.path.join(folder, word))
+    if not found.startswith(folder.rstrip("/") + "/"):
         raise DiskError(f"{path}: its backing file {shown} is not in the folder {folder}", "move it there")
     if not os.path.isfile(found):
         raise DiskError(f"{path}: its backing file {shown} does not exist", f"it belongs in {folder}")
@@ -153,40 +191,58 @@ def _beside(path: str, name: bytes, take: bool) -> str:
 
 
 def _vmdk(path: str, head: bytes, take_backing: bool) -> DiskImage:
-    embedded = head.startswith(b"KDMV")
-    if embedded:
-        at, size = unpack_from("<QQ", head, 28)
-        if size > _LARGEST_DESCRIPTOR >> 9:
-            raise DiskError(f"{path}: its descriptor has {size} sectors")
-        with open(path, "rb") as file:
-            file.seek(at * 512)
-            data = file.read(size * 512) if at else b""
-    else:
-        if os.path.getsize(path) > _LARGEST_DESCRIPTOR:
-            raise DiskError(f"{path}: a VMDK descriptor of more than {_LARGEST_DESCRIPTOR} bytes")
-        with open(path, "rb") as file:
-            data = file.read()
-    text = data.split(b"\0", 1)[0].decode("utf-8", "replace")
-    if _parent(text):
-        hint = re.search(r'(?im)^parentFileNameHint\s*=\s*"([^"]*)"', text)
-        backing = _beside(path, (hint[1] if hint else "").encode(), take_backing)
-    else:
+    if head.startswith(b"KDMV"):
+        text = _embedded(path, head, 0)
         backing = ""
-    if embedded:
+        if _parent(text):
+            named = re.search(r'(?im)^parentFileNameHint\s*=\s*"([^"]*)"', text)
+            backing = _beside(path, (named[1] if named else "").encode(), take_backing)
         return DiskImage(path, "vmdk", backing, (path,))
-    folder = os.path.dirname(path)
-    files = []
-    for _, kind, name in _EXTENT.findall(text):
-        if kind.upper() == "ZERO":
-            continue
-        place = os.path.join(folder, name)
-        if not name or "/" in name or "\\" in name or name in (".", "..") or os.path.islink(place):
-            raise DiskError(f'{path}: it names "{ascii(name)[1:-1]}" as a part; parts are files in the same folder')
-        if not os.path.isfile(place):
-            raise DiskError(f"{path}: its part {name} is missing", f"it belongs in {folder or '.'}")
-        if kind.upper() not in ("FLAT", "SPARSE", "VMFS"):
-            raise DiskError(f"{path}: a part of kind {kind}, which joey does not read")
-        files.append(place)
-    if not files:
+    if os.path.getsize(path) > _LARGEST_DESCRIPTOR:
+        raise DiskError(f"{path}: a VMDK descriptor of more than {_LARGEST_DESCRIPTOR} bytes")
+    with open(path, "rb") as file:
+        text = file.read().split(b"\0", 1)[0].decode("utf-8", "replace")
+    if _parent(text):
+        raise DiskError(f"{path} is a difference to another image, in parts", "flatten it: qemu-img convert")
+    parts = []
+    for number, line in enumerate(text.splitlines()):
+        word = line.strip()
+        found = _EXTENT.fullmatch(word)
+        if found:
+            parts.append(_part(path, found))
+        elif word and not word.startswith("#") and not _SETTING.fullmatch(word):
+            hint = "parts are files in the same folder, of kind FLAT, SPARSE or VMFS"
+            raise DiskError(f"{path}: line {number + 1} of its descriptor is not one that joey takes", hint)
+    if not parts:
         raise DiskError(f"{path}: a VMDK descriptor without parts")
-    return DiskImage(path, "vmdk", backing, (path, *files))
+    return DiskImage(path, "vmdk", "", (path, *(part.path for part in parts)), parts=tuple(parts))
+
+
+def _part(path: str, found: re.Match[str]) -> Part:
+    folder, name = os.path.dirname(os.path.abspath(path)), found[4]
+    place = os.path.join(folder, name)
+    if name in (".", "..") or os.path.islink(place) or not place.isprintable() or '"' in place:
+        raise DiskError(f"{path}: it names {name!a} as a part; parts are files in the same folder")
+    if not os.path.isfile(place):
+        raise DiskError(f"{path}: its part {name} is missing", f"it belongs in {folder}")
+    if found[3] == "SPARSE":
+        with open(place, "rb") as file:
+            head = file.read(512)
+        if not head.startswith(b"KDMV") or len(head) < 512 or not unpack_from("<Q", head, 12)[0]:
+            raise DiskError(f"{path}: its part {name} is no sparse extent")
+    return Part(found[3], int(found[2]), place, int(found[5] or 0))
+
+
+def descriptor(image: DiskImage) -> str:
+    """A descriptor of joey's own for an image in parts: qemu reads no word of the one that came with it."""
+    lines = [
+        "# Disk DescriptorFile",
+        "version=1",
+        "CID=fffffffe",
+        "parentCID=ffffffff",
+        'createType="twoGbMaxExtentSparse"',
+    ]
+    for part in image.parts:
+        tail = "" if part.kind == "SPARSE" else f" {part.offset}"
+        lines.append(f'RW {part.sectors} {part.kind} "{part.path}"{tail}')
+    return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..trees.entry import shown
+from ...runtime.tables import plain
 from .volumes import Volume
 
 _KERNEL_TYPES = frozenset(
@@ -17,6 +17,7 @@ _KERNEL_TYPES = frozenset(
 )
 _NETWORK_TYPES = frozenset("nfs nfs4 cifs smbfs smb3 glusterfs ceph 9p lustre afs sshfs fuse.sshfs gfs2 ocfs2".split())
 _REMOVABLE_TYPES = frozenset("iso9660 udf auto floppy vfat msdos".split())
+_TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL|ID)=")
 _LARGEST_FSTAB = 1 << 20
 _MOST_LINES = 1000
 
@@ -31,7 +32,7 @@ class Line(NamedTuple):
 
 
 class Mount(NamedTuple):
-    """A volume to be mounted at a path of the guest, with a btrfs subvolume or ""."""
+    """A volume to be mounted at a path of the guest; `subvolume` is "", or an option of btrfs."""
 
     volume: Volume
     target: str
@@ -86,7 +87,8 @@ def kind_of(line: Line) -> str:
     """ "kernel" for what the kernel makes, "network", "bind" or "disk"."""
     if line.type in _KERNEL_TYPES:
         return "kernel"
-    if line.type in _NETWORK_TYPES or (":" in line.device and not line.device.startswith("/dev")):
+    remote = ":" in line.device and not line.device.startswith("/dev") and not _TAG.match(line.device)
+    if line.type in _NETWORK_TYPES or remote or line.device.startswith("//"):
         return "network"
     return "bind" if {"bind", "rbind"} & set(line.options) else "disk"
 
@@ -109,7 +111,7 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
     taken: set[str] = set()
     for line in lines:
         target = "/" + "/".join(part for part in line.target.split("/") if part not in ("", "."))
-        where = f"fstab: {line.device} on {shown(target[1:].encode('utf-8', 'surrogateescape'))}"
+        where = f"fstab: {plain(line.device)} on {plain(target)}"
         kind = kind_of(line)
         if target == "/" or not line.target.startswith("/") or kind == "kernel":
             continue
@@ -131,9 +133,7 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
             else:
                 missing.append((line, f"{volume.title} holds {volume.type}"))
         else:
-            subvolume = next((o.partition("=")[2] for o in line.options if o.startswith("subvol=")), "")
-            if volume is root and not subvolume:
-                continue
+            subvolume = next((o for o in line.options if o.startswith(("subvol=", "subvolid="))), "")
             mounts.append(Mount(volume, target, subvolume))
             taken.add(target)
     mounts.sort(key=lambda mount: mount.target.count("/"))

@@ -118,12 +118,12 @@ def _volumes_of(group: str, tree: Any, by_uuid: dict[str, PhysicalVolume]) -> li
             for name, values in volumes.items()
             if "VISIBLE" in values.get("status", [])
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DiskError(f"the metadata of LVM group {group} makes no sense: {error!r}") from None
 
 
 def _volume(group: str, name: str, values: Any, extent: int, devices: dict[str, Any]) -> LogicalVolume:
-    parts: list[tuple[int, Extent]] = []
+    parts: list[tuple[int, int, list[Extent]]] = []
     for key, segment in values.items():
         if not (key.startswith("segment") and isinstance(segment, dict)):
             continue
@@ -139,9 +139,17 @@ def _volume(group: str, name: str, values: Any, extent: int, devices: dict[str, 
         offset, size = start + int(first) * extent, int(segment["extent_count"]) * extent
         if offset < 0 or size <= 0 or offset + size > physical.blocks.size:
             return LogicalVolume(group, name, None, f"a segment lies beyond the end of {device}")
-        parts += [(int(segment["start_extent"]), part) for part in physical.blocks.part(offset, size).extents]
+        extents = physical.blocks.part(offset, size).extents
+        parts.append((int(segment["start_extent"]), int(segment["extent_count"]), extents))
     parts.sort(key=lambda item: item[0])
-    return LogicalVolume(group, name, Blocks(joined([part for _, part in parts])))
+    place = 0
+    for start, count, _ in parts:
+        if start != place:
+            return LogicalVolume(
+                group, name, None, f"its segments leave a gap, or lie over each other, at extent {place}"
+            )
+        place += count
+    return LogicalVolume(group, name, Blocks(joined([part for _, _, extents in parts for part in extents])))
 
 
 def parse(text: str) -> dict[str, Any]:

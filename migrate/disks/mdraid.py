@@ -8,6 +8,8 @@ from .blocks import Blocks, DiskError
 
 _MAGIC = 0xA92B4EFC
 _SECTOR = 512
+_REBUILDING = 2  # MD_FEATURE_RECOVERY_OFFSET
+_MOST_MEMBERS = 1920
 
 
 class Member:
@@ -36,6 +38,8 @@ def _version1(name: str, volume: Blocks, at: int) -> Member | None:
     if place * _SECTOR != at:
         return None
     level = unpack_from("<i", block, 72)[0]
+    if not _in_use(volume, at, block):
+        raise DiskError(f"{name} is a spare of a RAID array, or not in step with it: it does not hold the array's data")
     size = unpack_from("<Q", block, 80)[0] * _SECTOR
     offset = unpack_from("<Q", block, 128)[0] * _SECTOR
     _check(name, level)
@@ -43,6 +47,17 @@ def _version1(name: str, volume: Blocks, at: int) -> Member | None:
         raise DiskError(f"{name}: its RAID super block says that data lie beyond its end")
     title = block[32:64].split(b"\0")[0].decode("utf-8", "replace")
     return Member(block[16:32].hex(), unpack_from("<Q", block, 200)[0], title, volume.part(offset, size))
+
+
+def _in_use(volume: Blocks, at: int, block: bytes) -> bool:
+    """Whether a member holds the array's data: it has a role, and is not being rebuilt."""
+    features, number, count = (int(unpack_from("<I", block, place)[0]) for place in (8, 160, 220))
+    if features & _REBUILDING:
+        return False
+    if number >= min(count, _MOST_MEMBERS):
+        return count == 0
+    role = volume.read(at + 256 + 2 * number, 2)
+    return len(role) == 2 and int.from_bytes(role, "little") < 0xFFFD
 
 
 def _version0(name: str, volume: Blocks) -> Member | None:

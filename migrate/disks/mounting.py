@@ -64,7 +64,7 @@ class Mounts:
             ) from None
 
     def place(self, volume: Volume, subvolume: str = "") -> str:
-        """Where a volume is mounted by now. Raises DiskError."""
+        """Where a volume is mounted by now, or its `subvol=NAME` or `subvolid=N`. Raises DiskError."""
         if not subvolume and volume in self._places:
             return self._places[volume]
         self._count += 1
@@ -94,7 +94,7 @@ class Mounts:
         if subvolume:
             if "," in subvolume:
                 raise DiskError(f"{volume.title}: joey can't mount a subvolume with a comma in its name")
-            options.append(f"subvol={subvolume}")
+            options.append(subvolume)
         if volume not in self._copies:
             self._prepare(volume)
         device, node = self._attach(volume)
@@ -163,8 +163,9 @@ class Mounts:
             except DiskError as error:
                 failures.append(error)
                 continue
-            if place := _system_in(volume, mounted):
-                found.append((volume, place))
+            subvolume = _system_in(volume, mounted)
+            if subvolume is not None:
+                found.append((volume, self.place(volume, f"subvol={subvolume}") if subvolume else mounted))
         if len(found) > 1:
             names = ", ".join(volume.title for volume, _ in found)
             raise DiskError(f"more than one root file system: {names}", "--root-volume NAME takes one of them")
@@ -202,19 +203,21 @@ def _refused(volume: Volume, error: KernelError) -> DiskError:
     return DiskError(f"{volume.title} ({volume.type}) can't be mounted: {os.strerror(error.errno)}", hint)
 
 
-def _system_in(volume: Volume, mounted: str) -> str:
-    """Where the root of a system is in a mounted volume: itself or, on btrfs, a subvolume. "" for none."""
+def _system_in(volume: Volume, mounted: str) -> str | None:
+    """The subvolume of btrfs that has the root of a system, "" for the volume itself, None for none."""
     tree = FolderTree(mounted)
     try:
         if _is_system(tree, b""):
-            return mounted
+            return ""
         if volume.type == "btrfs":
-            for name in (b"@", b"root", b"@rootfs", b"@root"):
-                if _is_system(tree, name + b"/"):
-                    return os.path.join(mounted, os.fsdecode(name))
+            for name in ("@", "root", "@rootfs", "@root"):
+                # mounted by its name, so that nothing of a link there is followed on this machine
+                entry = tree.entry_at(name.encode())
+                if entry is not None and entry.kind == "directory" and _is_system(tree, name.encode() + b"/"):
+                    return name
     finally:
         tree.close()
-    return ""
+    return None
 
 
 def _is_system(tree: FolderTree, prefix: bytes) -> bool:

@@ -7,10 +7,11 @@ it and nothing else.
 from __future__ import annotations
 
 import os
-import tarfile
 from typing import NamedTuple
 from xml.parsers import expat
 
+from ..image.digest import ImageError
+from ..image.layerreader import LayerReader
 from .blocks import DiskError
 
 _LARGEST = 4 << 20
@@ -47,27 +48,32 @@ def disks(path: str) -> list[Part]:
         return [_beside(folder, name, path) for name in names]
     try:
         return _of_archive(path)
-    except (tarfile.TarError, EOFError) as error:
-        raise DiskError(f"{path} is a damaged OVA: {error}") from None
+    except ImageError as error:
+        raise DiskError(f"{path} is a damaged OVA: {error.message}") from None
 
 
 def _of_archive(path: str) -> list[Part]:
-    members: dict[str, tarfile.TarInfo] = {}
+    members: dict[str, Part] = {}
     text = b""
-    with tarfile.open(path, "r:") as archive:
-        for member in archive:
-            if len(members) >= _MOST_MEMBERS:
-                raise DiskError(f"{path}: an OVA of more than {_MOST_MEMBERS} files")
-            members[member.name] = member
-            if not text and member.isreg() and member.name.lower().endswith(".ovf"):
-                file = archive.extractfile(member)
-                text = file.read(_LARGEST + 1) if file else b""
+    with open(path, "rb") as file:
+        total = os.fstat(file.fileno()).st_size
+        reader = LayerReader(file, os.path.basename(path), most_entries=_MOST_MEMBERS)
+        for entry in reader:
+            if entry.open is None:
+                continue
+            name = entry.path.decode("utf-8", "surrogateescape")
+            offset = file.tell()
+            if offset + entry.size > total:
+                raise DiskError(f"{path} is a damaged OVA: it ends amid {name!r}")
+            members[name] = Part(path, offset, entry.size)
+            if not text and name.lower().endswith(".ovf"):
+                text = os.pread(file.fileno(), min(entry.size, _LARGEST + 1), offset)
+            reader.seek_over(file)
     found = []
     for name in _names(text, path):
-        disk = members.get(name)
-        if disk is None or not disk.isreg() or disk.sparse:
+        if name not in members:
             raise DiskError(f"{path}: the disk {name!r} that its OVF names is not in it")
-        found.append(Part(path, disk.offset_data, disk.size))
+        found.append(members[name])
     return found
 
 

@@ -77,6 +77,8 @@ def _logical(disk: Blocks, base: int) -> list[tuple[int, int]]:
             raise DiskError("the extended partition's tables go round in a circle")
         seen.add(at)
         sector = disk.read(at * 512, 512)
+        if at == base and not any(sector):
+            return found  # an extended partition in which nothing was made yet
         if len(sector) < 512 or sector[510:] != b"\x55\xaa":
             raise DiskError(f"the extended partition's table in sector {at} is damaged")
         kind, start, count = _entry(sector, 0)

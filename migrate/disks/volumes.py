@@ -38,7 +38,9 @@ def volumes(disks: list[str]) -> list[Volume]:
     """The volumes of a machine's raw disks, given in its order. Raises DiskError, OSError."""
     bare: list[Volume] = []
     for index, path in enumerate(disks):
-        blocks = Blocks([Extent(path, 0, os.stat(path).st_size)])
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)  # a block device has no size that stat tells
+        blocks = Blocks([Extent(path, 0, size)])
         title = f"disk {index + 1}" if len(disks) > 1 else "the disk"
         found = partitions(blocks)
         if found is None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from ...compat import libc
@@ -81,9 +82,16 @@ def unpack(image: Image, folder: str, limits: Limits, progress: Progress, native
         os.close(lock)
 
 
+def can_take(folder: str) -> bool:
+    """Whether a bundle can be made in a folder that is there: an empty one, or one that a killed run left."""
+    names = os.listdir(folder)
+    return not names or _PROGRESS in names
+
+
 def _layers(image: Image, folder: str, limits: Limits, progress: Progress, native: bool) -> list[str]:
     rootfs = f"{folder}/rootfs"
     digest = image.descriptor["digest"]
+    resumed = os.path.exists(f"{folder}/{_PROGRESS}")
     state = _state(folder, digest)
     _note(folder, digest, state)
     os.makedirs(rootfs, mode=0o755, exist_ok=True)
@@ -104,6 +112,7 @@ def _layers(image: Image, folder: str, limits: Limits, progress: Progress, nativ
             progress.stage(f"unpacking layer {index + 1} of {len(image.layers)}")
             with image.open_layer(index) as layer:
                 reader = layer.reader(left, entries)
+                unpacker.again = resumed and index == state
                 (unpacker.recall if index < state else unpacker.apply)(reader, progress.at)
                 layer.finish()
                 left -= reader.unpacked
@@ -162,12 +171,18 @@ def config_of(image: Image, tree: FolderTree, hostname: str) -> dict[str, Any]:
         "org.opencontainers.image.architecture": image.config.get("architecture"),
         "org.opencontainers.image.created": image.config.get("created"),
         "org.opencontainers.image.stopSignal": settings.get("StopSignal"),
-        "org.opencontainers.image.exposedPorts": ",".join(sorted(settings.get("ExposedPorts") or {})),
+        "org.opencontainers.image.exposedPorts": ",".join(sorted(map(str, _mapping(settings, "ExposedPorts")))),
     }
-    labels: Any = settings.get("Labels")
-    labels = labels if isinstance(labels, dict) else {}
+    labels = _mapping(settings, "Labels")
     config["annotations"] = {key: str(value) for key, value in {**notes, **labels}.items() if value}
     return config
+
+
+def _mapping(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    value = settings.get(key) or {}
+    if not isinstance(value, dict):
+        raise ImageError(f"the image's {key} is not a mapping")
+    return value
 
 
 def _texts(settings: dict[str, Any], key: str) -> list[str]:
@@ -184,24 +199,29 @@ def user_of(word: str, tree: FolderTree) -> dict[str, Any]:
     users = [line.split(":") for line in trees.text(tree, b"etc/passwd").splitlines()]
     groups = [line.split(":") for line in trees.text(tree, b"etc/group").splitlines()]
     if name:
-        user = next((u for u in users if len(u) >= 4 and (u[0] == name or u[2] == name) and u[2].isdigit()), None)
+        user = next((u for u in users if len(u) >= 4 and (u[0] == name or u[2] == name) and _is_id(u[2])), None)
         if user:
             found["uid"] = int(user[2])
-            found["gid"] = int(user[3]) if user[3].isdigit() else 0
-        elif name.isdigit() and int(name) < 1 << 32:
+            found["gid"] = int(user[3]) if _is_id(user[3]) else 0
+        elif _is_id(name):
             found["uid"] = int(name)
         else:
             raise ImageError(f"the image runs as user {name!r}, whom its /etc/passwd does not know")
         if user and not group:
-            more = [int(g[2]) for g in groups if len(g) >= 4 and g[2].isdigit() and user[0] in g[3].split(",")]
+            more = [int(g[2]) for g in groups if len(g) >= 4 and _is_id(g[2]) and user[0] in g[3].split(",")]
             if more:
                 found["additionalGids"] = sorted({gid for gid in more if gid != found["gid"]})
     if group:
-        entry = next((g for g in groups if len(g) >= 3 and group in (g[0], g[2]) and g[2].isdigit()), None)
+        entry = next((g for g in groups if len(g) >= 3 and group in (g[0], g[2]) and _is_id(g[2])), None)
         if entry:
             found["gid"] = int(entry[2])
-        elif group.isdigit() and int(group) < 1 << 32:
+        elif _is_id(group):
             found["gid"] = int(group)
         else:
             raise ImageError(f"the image runs as group {group!r}, which its /etc/group does not know")
     return found
+
+
+def _is_id(word: str) -> bool:
+    """Whether a word is a user's or group's number."""
+    return re.fullmatch(r"[0-9]{1,10}", word) is not None and int(word) < 1 << 32

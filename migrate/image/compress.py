@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 MEDIA_TYPES = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd", "none": LAYER}
 # what a level is where none is named: chosen for speed, docs/notes/0008
 DEFAULT_LEVELS = {"gzip": 1, "zstd": 1, "none": 0}
+_XZ_MEMORY = 128 << 20  # what `xz -9` takes is 65 MiB
 _LEVELS = {"gzip": (0, 3), "zstd": (1, 19), "none": (0, 0)}
 
 
@@ -72,6 +74,39 @@ def kind_of(head: bytes) -> str:
     return "none"
 
 
+class _Xz:
+    """A stream of xz, of any number of parts, with the memory that a dictionary may take bounded."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._part = self._new()
+        self._rest = b""
+
+    def _new(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._part.eof:
+                self._rest = self._part.unused_data.lstrip(b"\0") or self._file.read(1 << 16).lstrip(b"\0")
+                if not self._rest:
+                    return b""
+                self._part = self._new()
+            if self._part.needs_input and not self._rest:
+                self._rest = self._file.read(1 << 16)
+                if not self._rest:
+                    raise EOFError("it ends amid a stream")
+            data = self._part.decompress(self._rest, size)
+            self._rest = b""
+            if data:
+                return data
+
+
 def reader(file: IO[bytes], kind: str) -> IO[bytes]:
     """A stream of what is in a compressed one; several members or frames are one stream. Not seekable.
 
@@ -102,9 +137,7 @@ def reader(file: IO[bytes], kind: str) -> IO[bytes]:
 
         return bz2.BZ2File(file)
     if kind == "xz":
-        import lzma
-
-        return lzma.LZMAFile(file)
+        return _Xz(file)  # type: ignore[return-value]
     return file
 
 
@@ -123,6 +156,4 @@ def errors() -> tuple[type[Exception], ...]:
         found.append(zstandard.ZstdError)
     except ImportError:
         pass
-    import lzma
-
     return (*found, lzma.LZMAError)

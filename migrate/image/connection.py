@@ -10,10 +10,13 @@ import base64
 import http.client
 import json
 import re
+import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 from ...compat.errors import JoeyError, UsageError
 from . import digest as digests
@@ -21,6 +24,7 @@ from .credentials import Credentials, credentials_of
 from .layout import LARGEST_JSON
 
 _TIMEOUT = 60
+_LONGEST = 600
 TRIES = 5
 _REDIRECTS = 5
 _NAME = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
@@ -110,7 +114,7 @@ class Connection:
         self, method: str, url: str, headers: dict[str, str], body: bytes | memoryview | None, authorization: str
     ) -> http.client.HTTPResponse:
         """One request. Raises Again where the connection broke, RegistryError where it can't be had."""
-        parts = urlsplit(url)
+        parts = split(url, self.name.host)
         if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not self._insecure):
             raise RegistryError(f"{self.name.host} leads to {parts.scheme}://{parts.netloc}", "--insecure allows that")
         sent = {"User-Agent": "joey", **headers}
@@ -118,6 +122,10 @@ class Connection:
             sent["Authorization"] = authorization
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         connection = self._connection(parts.scheme, parts.netloc)
+        # a server may answer "100 Continue" for ever: no single answer takes longer than this
+        watch = threading.Timer(_LONGEST, lambda: _cut(connection))
+        watch.daemon = True
+        watch.start()
         try:
             connection.request(method, path, body=body, headers=sent)
             return connection.getresponse()
@@ -135,6 +143,8 @@ class Connection:
         except (OSError, http.client.HTTPException) as error:
             self._drop(parts.scheme, parts.netloc)
             raise Again(str(error) or type(error).__name__) from None
+        finally:
+            watch.cancel()
 
     def _drop(self, scheme: str, netloc: str) -> None:
         if found := self._connections.pop((scheme, netloc), None):
@@ -154,28 +164,29 @@ class Connection:
                     self._insecure
                     and self.scheme == "https"
                     and not self._asked
-                    and urlsplit(url).netloc == self.address
+                    and split(url, self.name.host).netloc == self.address
                 ):
                     self.scheme = "http"  # a registry for tests, without TLS
                     url = "http" + url[5:]
                     continue
                 raise
             self._asked = True
-            if response.status == 401 and not answered and urlsplit(url).netloc == self.address:
+            if response.status == 401 and not answered and split(url, self.name.host).netloc == self.address:
                 challenge = response.headers.get_all("WWW-Authenticate") or []
-                response.read(LARGEST_JSON)
+                drain(response)
                 self._authorization = authorization = self._answer(challenge)
                 answered = True
                 continue
             if response.status in (301, 302, 303, 307, 308) and method in ("GET", "HEAD"):
-                target = urljoin(url, response.headers.get("Location", ""))
-                response.read(LARGEST_JSON)
-                if urlsplit(target).netloc != urlsplit(url).netloc or urlsplit(target).scheme != urlsplit(url).scheme:
+                target = joined(url, response.headers.get("Location", ""), self.name.host)
+                drain(response)
+                before, after = split(url, self.name.host), split(target, self.name.host)
+                if (before.scheme, before.netloc) != (after.scheme, after.netloc):
                     authorization = ""
                 url = target
                 continue
             if response.status == 429 or response.status >= 500:
-                response.read(LARGEST_JSON)
+                drain(response)
                 raise Again(f"status {response.status}")
             return response
         raise RegistryError(f"{self.name.host} redirects without an end")
@@ -209,9 +220,9 @@ class Connection:
     def refusal(self, response: http.client.HTTPResponse) -> RegistryError:
         words = ""
         try:
-            errors = json.loads(response.read(LARGEST_JSON)).get("errors")
+            errors = json.loads(drain(response)).get("errors")
             words = "; ".join(f"{item.get('code')}: {item.get('message')}" for item in errors[:3])
-        except (ValueError, AttributeError, TypeError, OSError, http.client.HTTPException):
+        except (ValueError, AttributeError, TypeError, RecursionError):
             words = response.reason or ""
         hint = {401: f"log in first: docker login {self.name.host}", 403: "these credentials may not"}.get(
             response.status, ""
@@ -251,7 +262,7 @@ class Connection:
         try:
             value = json.loads(response)
             token = value.get("token") or value.get("access_token")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             token = None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise RegistryError(f"{self.name.host}: no token was given", f"docker login {self.name.host}")
@@ -262,13 +273,49 @@ class Connection:
     ) -> bytes:
         try:
             response = self._send(method, url, headers, body, authorization)
-            data = response.read(LARGEST_JSON)
+            data = drain(response)
         except (Again, OSError, http.client.HTTPException) as error:
-            raise RegistryError(f"{urlsplit(url).netloc}, which gives tokens, can't be reached: {error}") from None
+            where = split(url, self.name.host).netloc
+            raise RegistryError(f"{where}, which gives tokens, can't be reached: {error}") from None
         if response.status != 200:
             hint = f"log in again: docker login {self.name.host}"
             raise RegistryError(f"{self.name.host} gives no token: status {response.status}", hint)
         return data
+
+
+def split(url: str, host: str) -> SplitResult:
+    """The parts of an address that a registry sent. Raises RegistryError for one that is none."""
+    try:
+        url.encode("ascii")
+        parts = urlsplit(url)
+        sound = parts.port != 0 and (parts.hostname is not None or parts.scheme not in ("http", "https"))
+    except ValueError:
+        sound = False
+    if not sound:
+        raise RegistryError(f"{host} sent an address that is none")
+    return parts
+
+
+def joined(url: str, location: str, host: str) -> str:
+    """An address that a registry sent, relative to another. Raises RegistryError for one that is none."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise RegistryError(f"{host} sent an address that is none") from None
+
+
+def drain(response: http.client.HTTPResponse) -> bytes:
+    """The body of an answer, as far as joey reads one. Raises Again where the connection broke."""
+    try:
+        return response.read(LARGEST_JSON)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Again(str(error) or type(error).__name__) from None
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """End a connection from another thread."""
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _basic(who: Credentials) -> str:

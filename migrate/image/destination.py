@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from .reference import Reference
 
+_PREFIX = ".joey-image-"
 TRANSPORTS = ("oci", "docker-archive", "bundle", "docker")
 
 
@@ -36,14 +37,15 @@ class Destination:
         place = self._reference.place
         if self._reference.transport == "docker-archive":
             archive.check_target(place)
-        elif self._reference.transport == "bundle" and os.path.lexists(place) and os.listdir(place):
+        elif self._reference.transport == "bundle" and os.path.lexists(place) and not bundle.can_take(place):
             raise JoeyError(f"{place} is there already and not empty", "name a new folder", "exists")
 
     def __enter__(self) -> Layout:
         place = self._reference.place
         if self._reference.transport != "oci":
             folder = self._work if self._reference.transport == "docker" else os.path.dirname(os.path.abspath(place))
-            place = self._temporary = tempfile.mkdtemp(prefix=".joey-image-", dir=folder)
+            _clean(folder)
+            place = self._temporary = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=folder)
         self._layout = Layout(place)
         self._layout.create()
         return self._layout
@@ -68,3 +70,13 @@ class Destination:
         elif self._reference.transport == "docker":
             transfer.push(open_image(self._layout), connection.parse(self._reference.place), self._insecure, progress)
         return []
+
+
+def _clean(folder: str) -> None:
+    """Remove what killed runs left in a folder: their process is in the name."""
+    for name in os.listdir(folder):
+        pid = name.removeprefix(_PREFIX).partition("-")[0] if name.startswith(_PREFIX) else ""
+        if pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            path = os.path.join(folder, name)
+            if os.lstat(path).st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)

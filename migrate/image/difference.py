@@ -53,16 +53,17 @@ def facts_of(image: Image, progress: Progress) -> dict[bytes, Facts]:
                     continue
                 if name.startswith(_WHITEOUT):
                     hidden = (folder + b"/" if folder else b"") + name[len(_WHITEOUT) :]
-                    found.pop(hidden, None)
                     _drop(found, hidden, set())
+                    found.pop(hidden, None)
                     continue
                 made.add(entry.path)
                 if entry.first:
-                    known = found.get(entry.first)
-                    if known is not None:
-                        found[entry.path] = known
+                    first = found.get(entry.first)
+                    if first is not None:
+                        found[entry.path] = first
                     continue
-                if entry.kind != "directory":
+                known = found.get(entry.path)
+                if entry.kind != "directory" and known is not None and known.kind == "directory":
                     _drop(found, entry.path, set())
                 content = entry.target or (b"%d" % entry.device if entry.device else b"")
                 if entry.open is not None:
@@ -81,9 +82,9 @@ def facts_of(image: Image, progress: Progress) -> dict[bytes, Facts]:
 
 
 def _drop(found: dict[bytes, Facts], folder: bytes, keep: set[bytes]) -> None:
-    """Forget what is below a folder. Only a folder has something below."""
+    """Forget what is below a folder, which may have no entry of its own."""
     known = found.get(folder)
-    if folder and (known is None or known.kind != "directory"):
+    if folder and known is not None and known.kind != "directory":
         return
     prefix = folder + b"/" if folder else b""
     for path in [path for path in found if path and path.startswith(prefix) and path not in keep]:

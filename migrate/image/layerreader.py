@@ -73,6 +73,7 @@ class LayerReader:
         """Every entry, in the layer's order; content is to be read before the next. Raises ImageError, OSError."""
         extra: dict[bytes, bytes] = {}
         common: dict[bytes, bytes] = {}
+        headers = 0
         while True:
             self._skip()
             head = self._exactly(_BLOCK, at_end=True)
@@ -85,8 +86,9 @@ class LayerReader:
             kind = head[156:157]
             size = self._number(head[124:136])
             if kind in (b"x", b"g", b"L", b"K"):
-                if size > _LARGEST_HEADER:
-                    raise self._bad(f"a header of {size} bytes")
+                headers += size
+                if size < 0 or headers > _LARGEST_HEADER:
+                    raise self._bad(f"entry {self.entries + 1} has headers of {headers} bytes")
                 data = self._exactly(size)
                 self._exactly(-size % _BLOCK)
                 if kind == b"x":
@@ -95,7 +97,10 @@ class LayerReader:
                     common.update(self._records(data))
                 else:
                     extra[b"path" if kind == b"L" else b"linkpath"] = data.rstrip(b"\0")
+                if sum(len(key) + len(value) for key, value in common.items()) > _LARGEST_HEADER:
+                    raise self._bad(f"headers for all entries of more than {_LARGEST_HEADER} bytes")
                 continue
+            headers = 0
             self.entries += 1
             if self.entries > self._most_entries:
                 raise self._bad(f"more than {self._most_entries} entries")
@@ -242,10 +247,14 @@ class LayerReader:
             if b"mtime" in extra:
                 mtime = self._time(extra[b"mtime"])
             xattrs = tuple(sorted((k[len(_XATTR) :], v) for k, v in extra.items() if k.startswith(_XATTR)))
+        if any(b"\0" in key for key, _ in xattrs):
+            raise self._bad(f"{shown(name)} has an attribute whose name no file can have")
+        if kind in (b"0", b"\0") and name.endswith(b"/"):
+            kind = b"5"  # as very old archives have directories
         if kind not in _KINDS:
             raise self._bad(f"{shown(name)} is of a kind {kind!r}, which no layer should have")
-        if size < 0 or not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32:
-            raise self._bad(f"{shown(name)} has a size or an owner that can't be")
+        if size < 0 or not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32 or abs(mtime) >= 1 << 63:
+            raise self._bad(f"{shown(name)} has a size, a time or an owner that can't be")
         path = self._plain(name)
         entry = Entry(path, _KINDS[kind] | (self._number(head[100:108]) & 0o7777), uid, gid, mtime, xattrs=xattrs)
         if kind == b"1":

@@ -78,9 +78,11 @@ class Layout:
         """index.json, or an empty one. Raises ImageError."""
         try:
             with open(f"{self.path}/index.json", "rb") as file:
-                return parse(file.read(LARGEST_JSON + 1), f"{self.path}/index.json")
+                found = parse(file.read(LARGEST_JSON + 1), f"{self.path}/index.json")
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
+        objects(found, "manifests", f"{self.path}/index.json")
+        return found
 
     def new_blob(self) -> Blob:
         """A file for a blob to come, whose name will be its digest."""
@@ -89,7 +91,11 @@ class Layout:
     def put(self, data: bytes) -> str:
         """Add a small blob; its digest."""
         blob = self.new_blob()
-        os.write(blob.fd, data)
+        try:
+            blob.write(data)
+        except BaseException:
+            blob.drop()
+            raise
         digest = digests.of(data)
         blob.keep(digest)
         return digest
@@ -139,6 +145,12 @@ class Blob:
         self._path = f"{folder}/{_TEMPORARY}{secrets.token_hex(8)}"
         self.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
+    def write(self, data: bytes) -> None:
+        """Write all of it. Raises OSError."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.fd, view) :]
+
     def keep(self, digest: str) -> None:
         """Give it its name; a blob of that name and size that is there already stays."""
         target = f"{self._folder}/{digests.check(digest).partition(':')[2]}"
@@ -163,6 +175,25 @@ def parse(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ImageError(f"{name} is not a JSON object")
     return value
+
+
+def objects(value: dict[str, Any], key: str, name: str, most: int = 100_000) -> list[dict[str, Any]]:
+    """A list of descriptors: each an object whose size, digest and annotations are what they must be.
+
+    Raises ImageError.
+    """
+    found = value.get(key)
+    if not isinstance(found, list) or len(found) > most:
+        raise ImageError(f"{name}: its {key} are no list, or one of more than {most}")
+    for item in found:
+        if not isinstance(item, dict):
+            raise ImageError(f"{name}: its {key} are no list of objects")
+        size, notes = item.get("size", 0), item.get("annotations") or {}
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 50:
+            raise ImageError(f"{name}: a size of {size!r} among its {key}")
+        if not isinstance(notes, dict) or not all(isinstance(word, str) for word in notes.values()):
+            raise ImageError(f"{name}: annotations among its {key} that are no texts")
+    return found
 
 
 def encoded(value: dict[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from .ahead import ReadAhead
 from .build import ARCHITECTURES
 from .digest import ImageError
 from .layerreader import LayerReader
-from .layout import INDEX, REF_NAME, Layout
+from .layout import INDEX, REF_NAME, Layout, objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,10 @@ class Image:
         self.layout = layout
         self.descriptor = descriptor
         self.manifest = layout.json(descriptor.get("digest"))
-        self.layers = _objects(self.manifest, "layers")
+        self.layers = objects(self.manifest, "layers", "the manifest", MOST_LAYERS)
+        notes = self.manifest.get("annotations") or {}
+        if not isinstance(notes, dict):
+            raise ImageError("the manifest's annotations are not a mapping")
         self.config = layout.json(_object(self.manifest, "config").get("digest"))
         diff_ids = _object(self.config, "rootfs").get("diff_ids")
         if not isinstance(diff_ids, list) or len(diff_ids) != len(self.layers):
@@ -139,17 +142,10 @@ def _object(value: dict[str, Any], key: str) -> dict[str, Any]:
     return found
 
 
-def _objects(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = value.get(key)
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found) or len(found) > MOST_LAYERS:
-        raise ImageError(f"the image's {key} are no list of objects, or more than {MOST_LAYERS}")
-    return found
-
-
 def open_image(layout: Layout, name: str = "") -> Image:
     """The image of a name in a layout; without one the only image there. Raises ImageError."""
     layout.open()
-    entries = _objects(layout.index(), "manifests")
+    entries = objects(layout.index(), "manifests", layout.path)
     found = [entry for entry in entries if not name or name in (_name_of(entry), entry.get("digest"))]
     if not found:
         names = ", ".join(sorted(filter(None, map(_name_of, entries)))) or "none with a name"
@@ -164,7 +160,7 @@ def open_image(layout: Layout, name: str = "") -> Image:
     for _ in range(4):
         if descriptor.get("mediaType") not in (INDEX, *LISTS):
             return Image(layout, descriptor)
-        descriptor = of_here(_objects(layout.json(descriptor.get("digest")), "manifests"), layout.path)
+        descriptor = of_here(objects(layout.json(descriptor.get("digest")), "manifests", layout.path), layout.path)
     raise ImageError(f"{layout.path}: indexes of indexes of indexes")
 
 

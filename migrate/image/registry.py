@@ -10,10 +10,10 @@ import http.client
 import re
 import time
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote
 
 from . import digest as digests
-from .connection import TRIES, Again, Connection, RegistryError
+from .connection import TRIES, Again, Connection, RegistryError, drain, joined, split
 from .digest import ImageError
 from .layout import INDEX, LARGEST_JSON, MANIFEST
 
@@ -33,7 +33,7 @@ class Registry(Connection):
     def manifest(self, reference: str) -> tuple[bytes, str, str]:
         """(text, media type, digest) of a manifest or index. Raises RegistryError, ImageError."""
         response = self.request("GET", self.url(f"manifests/{reference}"), {"Accept": _ACCEPT})
-        data = response.read(LARGEST_JSON + 1)
+        data = self._all(response)
         if len(data) > LARGEST_JSON:
             raise ImageError(f"{self.name}: a manifest of more than {LARGEST_JSON >> 20} MiB")
         digest = digests.of(data)
@@ -41,6 +41,18 @@ class Registry(Connection):
             raise ImageError(f"{self.name}: the manifest that was sent does not have the digest {reference}")
         kind = (response.headers.get("Content-Type") or "").partition(";")[0].strip()
         return data, kind, digest
+
+    def _all(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(LARGEST_JSON + 1)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise RegistryError(f"{self.name}: the manifest was cut off: {error}", "the same command goes on") from None
+
+    def _rest(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read(1)
+        except (OSError, ValueError, http.client.HTTPException):
+            return b""  # what is needed is there, and its digest will tell
 
     def put_manifest(self, data: bytes, media_type: str, reference: str) -> None:
         self.actions = "pull,push"
@@ -58,6 +70,12 @@ class Registry(Connection):
         `done` is told how many bytes are there. Raises RegistryError, OSError.
         """
         self.actions = "pull,push"
+        try:
+            self._push(digest, file, size, done)
+        except Again as error:
+            raise self._broken(1, error) from None
+
+    def _push(self, digest: str, file: IO[bytes], size: int, done: Callable[[int], None]) -> None:
         if self.has(digest):
             done(size)
             return
@@ -81,7 +99,7 @@ class Registry(Connection):
                     continue
                 if response.status not in (404, 416):  # it has more, or less, than was thought
                     raise self.refusal(response)
-                response.read(LARGEST_JSON)
+                drain(response)
                 trouble = Again(f"status {response.status}")
             broken += 1
             if broken >= TRIES:
@@ -99,10 +117,11 @@ class Registry(Connection):
 
     def _next(self, response: http.client.HTTPResponse, url: str) -> str:
         """Where the next piece goes. It stays with this registry: what is sent there has its credentials."""
-        response.read(LARGEST_JSON)
-        location = urljoin(url, response.headers.get("Location", ""))
-        if urlsplit(location).netloc != self.address or urlsplit(location).scheme != self.scheme:
-            raise RegistryError(f"{self.name.host} wants the upload to go to {urlsplit(location).netloc}")
+        drain(response)
+        location = joined(url, response.headers.get("Location", ""), self.name.host)
+        parts = split(location, self.name.host)
+        if (parts.scheme, parts.netloc) != (self.scheme, self.address):
+            raise RegistryError(f"{self.name.host} wants the upload to go to {parts.netloc}")
         return location
 
     def _begin(self) -> str:
@@ -114,13 +133,13 @@ class Registry(Connection):
         """How far an upload came, and where it goes on. Some registries forget one that broke amid a piece."""
         response = self.request("GET", location, allowed=(404, 416))
         if response.status >= 400:
-            response.read(LARGEST_JSON)
+            drain(response)
             return self._begin(), 0
-        found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", ""))
+        found = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", response.headers.get("Range", ""))
         end = int(found[1]) if found else 0
         if response.headers.get("Location"):
             return self._next(response, location), end + 1 if end else 0
-        response.read(LARGEST_JSON)
+        drain(response)
         return location, end + 1 if end else 0
 
     def pull(self, digest: str, size: int, target: IO[bytes], done: Callable[[int], None]) -> None:
@@ -164,7 +183,7 @@ class Registry(Connection):
             found.update(data)
             at += len(data)
             done(at)
-        if response.read(1):
+        if self._rest(response):
             raise ImageError(f"{self.name}: the blob {digest} has more than the {size} bytes it says")
         return at
 

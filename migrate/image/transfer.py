@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
 from .connection import Name
 from .digest import ImageError
 from .digest import check as check_digest
-from .layout import INDEX, MANIFEST, parse
+from .layout import INDEX, MANIFEST, objects, parse
 from .read import LISTS, Image, of_here
 from .registry import Registry
 
@@ -48,16 +49,18 @@ def pull(name: Name, layout: Layout, tag: str, insecure: bool, progress: Progres
             value = parse(data, str(name))
             if (value.get("mediaType") or media_type) not in (INDEX, *LISTS):
                 break
-            chosen = of_here(_objects(value.get("manifests")), str(name))
+            chosen = of_here(objects(value, "manifests", str(name)), str(name))
             data, media_type, digest = registry.manifest(check_digest(chosen.get("digest")))
         else:
             raise ImageError(f"{name}: indexes of indexes of indexes")
-        blobs = _objects([value.get("config"), *_objects(value.get("layers"))])
-        progress.stage(f"pulling {name}", sum(_size(blob) for blob in blobs))
+        blobs = objects({"blobs": [value.get("config"), *objects(value, "layers", str(name))]}, "blobs", str(name))
         before = 0
+        if not all("size" in blob for blob in blobs):
+            raise ImageError(f"{name}: a blob without a size")
+        progress.stage(f"pulling {name}", sum(blob["size"] for blob in blobs))
         for blob in blobs:
             _pull_blob(registry, blob, layout, before, progress)
-            before += _size(blob)
+            before += blob["size"]
         layout.put(data)
         layout.tag({"mediaType": value.get("mediaType") or media_type, "digest": digest, "size": len(data)}, tag)
         return digest
@@ -65,28 +68,24 @@ def pull(name: Name, layout: Layout, tag: str, insecure: bool, progress: Progres
         registry.close()
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise ImageError("the manifest that was sent has no list of layers, or no config")
-    return value
-
-
-def _size(blob: dict[str, Any]) -> int:
-    size = blob.get("size")
-    if not isinstance(size, int) or not 0 <= size < 1 << 50:
-        raise ImageError(f"a blob of {size!r} bytes")
-    return size
-
-
 def _pull_blob(registry: Registry, blob: dict[str, Any], layout: Layout, before: int, progress: Progress) -> None:
     digest = check_digest(blob.get("digest"))
     target = f"{layout.path}/blobs/sha256/{digest.partition(':')[2]}"
-    if os.path.isfile(target) and os.path.getsize(target) == _size(blob):
+    if os.path.isfile(target) and os.path.getsize(target) == blob["size"] and _is(target, digest):
         return
     partial = f"{layout.path}/blobs/sha256/.partial-{digest.partition(':')[2]}"
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with open(fd, "r+b") as file:
-        registry.pull(digest, _size(blob), file, lambda count: progress.at(before + count))
+        registry.pull(digest, blob["size"], file, lambda count: progress.at(before + count))
         file.flush()
         os.fsync(file.fileno())
     os.rename(partial, target)
+
+
+def _is(path: str, digest: str) -> bool:
+    """Whether a file has a digest."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            found.update(data)
+    return f"sha256:{found.hexdigest()}" == digest

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ _OPAQUE = b".wh..wh..opq"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 _CACHED = 64  # open folders
+_MOST_WARNINGS = 1000
 _OWNERS = "user.rootlesscontainers"
 
 
@@ -37,13 +39,16 @@ class Unpacker:
     """Applies layers to a directory. `owners`: whether files can be given to anybody (root). `warnings` for people."""
 
     def __init__(self, path: str, native: bool, owners: bool) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a tree of 2,000 levels is open at all of them
         self._root = Root(path, native)
         self._root.attach()
         self._owners = owners
         self._folders: OrderedDict[bytes, int] = OrderedDict()
-        self._finish: dict[bytes, Entry] = {}  # folders: their modes and times come when all is in them
+        self._finish: dict[bytes, tuple[int, int]] = {}  # folders: mode and time, which come when all is in them
         self._buffer = memoryview(bytearray(_CHUNK))
         self.warnings: list[str] = []
+        self.again = False  # a layer is applied a second time, after a run that was cut off amid it
 
     def close(self) -> None:
         self._forget()
@@ -66,7 +71,7 @@ class Unpacker:
         for entry in reader:
             folder, _, name = entry.path.rpartition(b"/")
             if stat.S_ISDIR(entry.mode) and not entry.first:
-                self._finish[entry.path] = entry
+                self._finish[entry.path] = entry.mode, entry.mtime
             elif not name.startswith(_WHITEOUT):
                 self._finish.pop(entry.path, None)
             elif name != _OPAQUE:
@@ -82,15 +87,19 @@ class Unpacker:
         """Give the folders their modes and times, those below first."""
         self._forget()
         for path in sorted(self._finish, reverse=True):
-            entry = self._finish[path]
+            mode, mtime = self._finish[path]
             try:
                 fd = self._open_folder(path)
             except (OSError, KernelError):
                 continue  # a later layer took it away
-            os.fchmod(fd, stat.S_IMODE(entry.mode))
-            os.utime(fd, ns=(entry.mtime, entry.mtime))
+            os.fchmod(fd, stat.S_IMODE(mode))
+            os.utime(fd, ns=(mtime, mtime))
         self._forget()
         self._finish.clear()
+
+    def _warn(self, text: str) -> None:
+        if len(self.warnings) < _MOST_WARNINGS and text not in self.warnings[-20:]:
+            self.warnings.append(text)
 
     def _forget(self) -> None:
         for fd in self._folders.values():
@@ -127,13 +136,14 @@ class Unpacker:
 
     def _apply(self, entry: Entry, made: set[int]) -> None:
         if not entry.path:
-            if stat.S_ISDIR(entry.mode):
-                self._attributes(entry, self._open_folder(b""))
+            if not stat.S_ISDIR(entry.mode):
+                raise ImageError(f"the root of the image is a {entry.kind}")
+            self._attributes(entry, self._open_folder(b""))
+            return
+        if entry.path.rpartition(b"/")[2].startswith(_WHITEOUT):
+            self._whiteout(entry, made)
             return
         parent, name = self._parent(entry.path)
-        if name.startswith(".wh."):
-            self._whiteout(entry, parent, name, made)
-            return
         path = entry.path
         while path and (mark := hash(path)) not in made:
             made.add(mark)
@@ -163,6 +173,7 @@ class Unpacker:
                 os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, _DIRECTORY, dir_fd=parent)
         try:
+            _bare(fd)
             self._attributes(entry, fd)
             os.fchmod(fd, stat.S_IMODE(entry.mode) | 0o700)
         finally:
@@ -187,7 +198,7 @@ class Unpacker:
         except PermissionError:
             if self._owners:
                 raise
-            self.warnings.append(f"{shown(entry.path)}: a {entry.kind} takes root to make; it is an empty file here")
+            self._warn(f"{shown(entry.path)}: a {entry.kind} takes root to make; it is an empty file here")
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent))
         self._attributes_by_name(entry, parent, name)
 
@@ -196,28 +207,31 @@ class Unpacker:
         folder, _, last = entry.first.rpartition(b"/")
         if entry.first == entry.path:
             raise ImageError(f"{shown(entry.path)} is a link to itself")
-        self._remove(parent, name, entry.path)
         try:
             source = self._open_folder(folder)
+            os.stat(last, dir_fd=source, follow_symlinks=False)
+            self._remove(parent, name, entry.path)
             os.link(os.fsdecode(last), name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError, KernelError) as error:
             if isinstance(error, KernelError) and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
+            if self.again and _is_file(parent, name):
+                return  # a run that was cut off made it, and took the first name away later in this layer
             raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is not there") from None
         except PermissionError:
             raise ImageError(f"{shown(entry.path)} is a link to {shown(entry.first)}, which is a folder") from None
 
     def _attributes(self, entry: Entry, fd: int) -> None:
         if stat.S_ISDIR(entry.mode):
-            self._finish[entry.path] = entry
+            self._finish[entry.path] = entry.mode, entry.mtime
         if self._owners:
             os.fchown(fd, entry.uid, entry.gid)
         elif entry.uid or entry.gid:
             self._note_owner(entry, fd)
-        if not stat.S_ISDIR(entry.mode):
-            os.fchmod(fd, stat.S_IMODE(entry.mode))
         for key, value in entry.xattrs:
             self._xattr(entry, fd, os.fsdecode(key), value)
+        if not stat.S_ISDIR(entry.mode):
+            os.fchmod(fd, stat.S_IMODE(entry.mode))
         os.utime(fd, ns=(entry.mtime, entry.mtime))
 
     def _xattr(self, entry: Entry, fd: int, key: str, value: bytes) -> None:
@@ -226,7 +240,7 @@ class Unpacker:
         except KernelError as error:
             if error.errno not in (errno.ENOTSUP, errno.EPERM):
                 raise
-            self.warnings.append(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
+            self._warn(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
 
     def _note_owner(self, entry: Entry, fd: int) -> None:
         """The message `Resource` of rootlesscontainers.proto: uint32 uid = 1, gid = 2."""
@@ -237,8 +251,7 @@ class Unpacker:
             if error.errno != errno.ENOTSUP:
                 raise
             word = "this file system has no attributes: files whose owner is not root lose it"
-            if word not in self.warnings:
-                self.warnings.append(word)
+            self._warn(word)
 
     def _attributes_by_name(self, entry: Entry, parent: int, name: str) -> None:
         if self._owners:
@@ -247,61 +260,92 @@ class Unpacker:
             os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
         for key, _ in entry.xattrs:
-            self.warnings.append(f"{shown(entry.path)}: the attribute {os.fsdecode(key)} of a {entry.kind} is not set")
+            self._warn(f"{shown(entry.path)}: the attribute {os.fsdecode(key)} of a {entry.kind} is not set")
 
-    def _whiteout(self, entry: Entry, parent: int, name: str, made: set[int]) -> None:
-        folder = entry.path.rpartition(b"/")[0]
-        if os.fsencode(name) == _OPAQUE:
+    def _whiteout(self, entry: Entry, made: set[int]) -> None:
+        """Take away what the layers below have; what this layer itself put there stays."""
+        folder, _, name = entry.path.rpartition(b"/")
+        try:
+            parent = self._open_folder(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except KernelError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            raise
+        prefix = folder + b"/" if folder else b""
+        if name == _OPAQUE:
             for found in os.listdir(parent):
-                below = folder + b"/" + os.fsencode(found) if folder else os.fsencode(found)
-                if hash(below) not in made:  # what this layer itself put there stays
+                below = prefix + os.fsencode(found)
+                if hash(below) not in made:
                     self._remove(parent, found, below)
             return
+        if name.startswith(b".wh..wh."):
+            return  # what AUFS kept for itself
         hidden = name[len(_WHITEOUT) :]
-        if hidden in ("", ".", "..") or hidden.startswith(".wh."):
+        if hidden in (b"", b".", b".."):
             raise ImageError(f"{shown(entry.path)} is no whiteout that makes sense")
-        self._remove(parent, hidden, folder + b"/" + os.fsencode(hidden) if folder else os.fsencode(hidden))
+        if hash(prefix + hidden) not in made:
+            self._remove(parent, os.fsdecode(hidden), prefix + hidden)
 
     def _remove(self, parent: int, name: str, path: bytes) -> None:
         """Take away what is at a name, a folder with all that is in it; nothing, where nothing is."""
         try:
-            os.unlink(name, dir_fd=parent)
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
         except FileNotFoundError:
             return
-        except OSError as error:
-            if error.errno not in (errno.EISDIR, errno.EPERM):
-                raise
+        if stat.S_ISDIR(mode):
             _remove_tree(parent, name)
-        # no descriptor may serve for what comes in the place of a folder, or of a link to one, that went
-        prefix = path + b"/"
-        if any(known == path or known.startswith(prefix) for known in self._folders):
-            keep = self._folders.pop(path.rpartition(b"/")[0], -1)
-            self._forget()
-            if keep >= 0:  # the caller works in it
-                self._folders[path.rpartition(b"/")[0]] = keep
-        self._drop_finish(path)
+            self._drop_finish(path)
+        else:
+            os.unlink(name, dir_fd=parent)
+            if not stat.S_ISLNK(mode):
+                return
+        # a descriptor must not serve for what comes in the place of a folder, or of a link to one, by whatever name
+        folder = path.rpartition(b"/")[0]
+        keep = self._folders.pop(folder, -1)
+        self._forget()
+        if keep >= 0:  # the caller works in it
+            self._folders[folder] = keep
 
 
 def _remove_tree(parent: int, name: str) -> None:
     """Remove a folder of any depth by descriptors, no link followed."""
-    stack = [(parent, name, os.open(name, _DIRECTORY, dir_fd=parent))]
+    top = os.open(name, _DIRECTORY, dir_fd=parent)
+    stack = [(parent, name, top, iter(os.listdir(top)))]
     while stack:
-        above, title, fd = stack[-1]
-        deeper = None
-        for found in os.listdir(fd):
-            try:
-                os.unlink(found, dir_fd=fd)
-            except OSError as error:
-                if error.errno not in (errno.EISDIR, errno.EPERM):
-                    raise
-                deeper = found
-                break
-        if deeper is not None:
-            stack.append((fd, deeper, os.open(deeper, _DIRECTORY, dir_fd=fd)))
+        above, title, fd, names = stack[-1]
+        found = next(names, None)
+        if found is None:
+            os.close(fd)
+            stack.pop()
+            os.rmdir(title, dir_fd=above)
             continue
-        os.close(fd)
-        stack.pop()
-        os.rmdir(title, dir_fd=above)
+        try:
+            os.unlink(found, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            below = os.open(found, _DIRECTORY, dir_fd=fd)
+            stack.append((fd, found, below, iter(os.listdir(below))))
+
+
+def _is_file(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _bare(fd: int) -> None:
+    """Take the attributes away that a lower layer gave a folder: the entry at hand has all that it shall have."""
+    try:
+        names = xattrs.names(fd)
+    except KernelError:
+        return
+    for name in names:
+        if name.startswith(("user.", "system.posix_acl_")):
+            xattrs.remove(fd, name)
 
 
 def _varint(value: int) -> bytes:

@@ -24,11 +24,11 @@ _WRITTEN = ("logs", "log", "data", "work", "temp", "tmp", "var", "cache", "uploa
 _PORTS = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r'<Connector[^>]*\bport="(\d{2,5})"',
-        r"^\s*server\.port\s*[=:]\s*(\d{2,5})",
-        r"^\s*(?:http[._-]?|listen[._-]?|bind[._-]?)?port\s*[=:]\s*[\"']?(\d{2,5})",
-        r"^\s*listen\s+(?:[\d.*]+:)?(\d{2,5})\b",
-        r"^EXPOSE\s+(\d{2,5})",
+        r'<Connector\b[^<>]{0,500}?\bport="(\d{2,5})"',
+        r"^[ \t]*server\.port[ \t]*[=:][ \t]*(\d{2,5})\b",
+        r"^[ \t]*(?:http[._-]?|listen[._-]?|bind[._-]?)?port[ \t]*[=:][ \t]*[\"']?(\d{2,5})\b",
+        r"^[ \t]*listen[ \t]+(?:[\d.*]{1,20}:)?(\d{2,5})\b",
+        r"^EXPOSE[ \t]+(\d{2,5})",
     )
 )
 _OF_GLIBC = re.compile(r"(libc|libm|libdl|libpthread|librt|ld-linux)[.-]")

@@ -17,10 +17,13 @@ from ..trees.entry import Tree, opened, read, text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LARGEST_LIST = 64 << 20
+_LARGEST_LIST = 16 << 20
+_LARGEST_STATUS = 64 << 20
+_MOST_OWNED = 1_000_000
 _RPM_FOLDERS = (b"var/lib/rpm", b"usr/lib/sysimage/rpm")
 _RPM_FILES = (b"Packages", b"rpmdb.sqlite", b"Packages.db")
 _LARGEST_RPM = 1 << 30
+_RPM_PARTS = (b"Packages", b"Name", b"rpmdb.sqlite", b"rpmdb.sqlite-wal", b"Packages.db", b"Index.db")
 _BASE_PRIORITIES = ("required", "important")
 # what every RPM distribution's smallest system is made of: the others hang on these
 _BASE_RPMS = frozenset(
@@ -101,7 +104,7 @@ def _dpkg(tree: Tree) -> Packages:
     found = Packages("dpkg", [])
     folders = _Folders(tree)
     lists = set(tree.names(b"var/lib/dpkg/info"))
-    for fields in _stanzas(text(tree, b"var/lib/dpkg/status", _LARGEST_LIST)):
+    for fields in _stanzas(text(tree, b"var/lib/dpkg/status", _LARGEST_STATUS)):
         name = fields.get("package", "")
         if not name or not fields.get("status", "").endswith(" installed"):
             continue
@@ -113,11 +116,16 @@ def _dpkg(tree: Tree) -> Packages:
             if line.startswith("/"):
                 found.configuration.add(folders.plain(os.fsencode(line.split(" ")[0])))
         for candidate in (f"{name}:{architecture}.list", f"{name}.list"):
-            if candidate.encode() in lists:
-                data = read(tree, b"var/lib/dpkg/info/" + candidate.encode(), _LARGEST_LIST) or b""
+            known = os.fsencode(candidate)
+            if known in lists:
+                lists.discard(known)  # a package that is there twice has one list
+                data = read(tree, b"var/lib/dpkg/info/" + known, _LARGEST_LIST) or b""
                 for owned in data.split(b"\n"):
                     if owned.startswith(b"/") and owned != b"/.":
                         found.owners.setdefault(folders.plain(owned), index)
+                if len(found.owners) > _MOST_OWNED:
+                    found.losses.append(f"only {_MOST_OWNED} paths of packages were taken")
+                    return found
                 break
     return found
 
@@ -168,15 +176,21 @@ def _rpm(tree: Tree, folder: bytes) -> Packages:
 
 def _copy_database(tree: Tree, folder: bytes, place: str) -> None:
     """The files of a database, without the environment of Berkeley DB (__db.*), which is for one machine and moment."""
-    for name in tree.names(folder):
-        if b"/" in name or name.startswith((b"__db.", b".")):
-            continue
+    left = _LARGEST_RPM
+    for name in _RPM_PARTS:
         entry = tree.status(folder + b"/" + name)
-        if entry is None or entry.open is None or entry.size > _LARGEST_RPM:
+        if entry is None or entry.open is None:
             continue
+        left -= entry.size
+        if left < 0:
+            raise OSError(f"it has more than {_LARGEST_RPM >> 20} MiB")
         with open(os.path.join(os.fsencode(place), name), "wb") as target, opened(entry) as content:
             buffer = bytearray(1 << 20)
-            left = entry.size
-            while left and (count := content.readinto(memoryview(buffer)[: min(left, len(buffer))])):
-                target.write(buffer[:count])
-                left -= count
+            size = entry.size
+            while size and (count := content.readinto(memoryview(buffer)[: min(size, len(buffer))])):
+                if any(buffer[:count]):
+                    target.write(buffer[:count])
+                else:
+                    target.seek(count, 1)  # a hole
+                size -= count
+            target.truncate(entry.size)

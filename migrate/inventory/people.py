@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _NO_LOGIN = ("nologin", "false", "sync", "shutdown", "halt", "")
 _MOST = 5000
+_ID = re.compile(r"[0-9]{1,10}")
 
 
 def accounts(tree: Tree) -> list[Account]:
@@ -25,7 +26,7 @@ def accounts(tree: Tree) -> list[Account]:
     found = []
     for line in text(tree, b"etc/passwd").splitlines()[:_MOST]:
         fields = line.split(":")
-        if len(fields) < 7 or not fields[2].isdigit() or not fields[3].isdigit():
+        if len(fields) < 7 or not (_ID.fullmatch(fields[2]) and _ID.fullmatch(fields[3])):
             continue
         shell = fields[6].strip()
         if shell.rpartition("/")[2] in _NO_LOGIN and fields[2] != "0":

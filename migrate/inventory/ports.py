@@ -15,22 +15,23 @@ _LARGEST = 1 << 20
 _MOST_FILES = 2000
 # (service, files, what a line that names a port looks like, the port where no line does)
 _SERVICES: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
-    ("sshd", ("etc/ssh/sshd_config", "etc/ssh/sshd_config.d/*.conf"), r"^\s*Port\s+(\d+)", 22),
+    ("sshd", ("etc/ssh/sshd_config", "etc/ssh/sshd_config.d/*.conf"), r"^[ \t]*Port[ \t]+(\d{1,5})\b", 22),
     ("nginx", ("etc/nginx/nginx.conf", "etc/nginx/conf.d/*.conf", "etc/nginx/sites-enabled/*"),
-     r"^\s*listen\s+(?:[\d.*]+:|\[[^\]]*\]:)?(\d+)\b", 0),
+     r"^[ \t]*listen[ \t]+(?:[\d.*]{1,20}:|\[[^\]\n]{0,60}\]:)?(\d{1,5})\b", 0),
     ("httpd", ("etc/httpd/conf/httpd.conf", "etc/httpd/conf.d/*.conf", "etc/apache2/ports.conf"),
-     r"^\s*Listen\s+(?:[\d.]+:|\[[^\]]*\]:)?(\d+)", 0),
+     r"^[ \t]*Listen[ \t]+(?:[\d.]{1,20}:|\[[^\]\n]{0,60}\]:)?(\d{1,5})\b", 0),
     ("postgresql", ("etc/postgresql/*/*/postgresql.conf", "var/lib/pgsql/data/postgresql.conf",
-                    "var/lib/pgsql/*/data/postgresql.conf"), r"^\s*port\s*=\s*(\d+)", 5432),
+                    "var/lib/pgsql/*/data/postgresql.conf"), r"^[ \t]*port[ \t]*=[ \t]*(\d{1,5})\b", 5432),
     ("mysqld", ("etc/my.cnf", "etc/my.cnf.d/*.cnf", "etc/mysql/my.cnf", "etc/mysql/*.conf.d/*.cnf"),
-     r"^\s*port\s*=\s*(\d+)", 3306),
-    ("redis", ("etc/redis.conf", "etc/redis/redis.conf"), r"^\s*port\s+(\d+)", 6379),
-    ("memcached", ("etc/memcached.conf", "etc/sysconfig/memcached"), r'^\s*(?:-p\s*|PORT=")(\d+)', 11211),
-    ("haproxy", ("etc/haproxy/haproxy.cfg",), r"^\s*bind\s+\S*:(\d+)", 0),
-    ("tomcat", ("etc/tomcat*/server.xml", "opt/*tomcat*/conf/server.xml"), r'<Connector[^>]*\bport="(\d+)"', 0),
-    ("vsftpd", ("etc/vsftpd.conf", "etc/vsftpd/vsftpd.conf"), r"^\s*listen_port=(\d+)", 21),
-    ("mongod", ("etc/mongod.conf", "etc/mongodb.conf"), r"^\s*port\s*[:=]\s*(\d+)", 27017),
-    ("named", ("etc/named.conf", "etc/bind/named.conf.options"), r"listen-on(?:-v6)?\s+port\s+(\d+)", 53),
+     r"^[ \t]*port[ \t]*=[ \t]*(\d{1,5})\b", 3306),
+    ("redis", ("etc/redis.conf", "etc/redis/redis.conf"), r"^[ \t]*port[ \t]+(\d{1,5})\b", 6379),
+    ("memcached", ("etc/memcached.conf", "etc/sysconfig/memcached"), r'^[ \t]*(?:-p[ \t]*|PORT=")(\d{1,5})\b', 11211),
+    ("haproxy", ("etc/haproxy/haproxy.cfg",), r"^[ \t]*bind[ \t]+\S{0,100}:(\d{1,5})\b", 0),
+    ("tomcat", ("etc/tomcat*/server.xml", "opt/*tomcat*/conf/server.xml"),
+     r'<Connector\b[^<>]{0,500}?\bport="(\d{1,5})"', 0),
+    ("vsftpd", ("etc/vsftpd.conf", "etc/vsftpd/vsftpd.conf"), r"^[ \t]*listen_port=(\d{1,5})\b", 21),
+    ("mongod", ("etc/mongod.conf", "etc/mongodb.conf"), r"^[ \t]*port[ \t]*[:=][ \t]*(\d{1,5})\b", 27017),
+    ("named", ("etc/named.conf", "etc/bind/named.conf.options"), r"listen-on(?:-v6)?[ \t]+port[ \t]+(\d{1,5})\b", 53),
 )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def ports(tree: Tree) -> list[Port]:
             data = _settings(text(tree, path, _LARGEST))
             first = first or shown(path)
             for number in re.findall(line, data, re.MULTILINE):
-                if 0 < int(number[:6]) < 65536:
+                if 0 < int(number) < 65536:
                     numbers.setdefault(int(number), shown(path))
         if first and not numbers and default:
             numbers[default] = f"{first} (its default)"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _UNITS = (b"etc/systemd/system", b"lib/systemd/system", b"usr/lib/systemd/system")
 _MOST = 2000
+_LARGEST = 1 << 20
 # of a machine's hardware and start-up: a container has no use for them
 _HARDWARE = re.compile(
     r"(getty|udev|fsck|lvm|mdadm|mdmonitor|multipath|iscsi|blk-availability|smartd|acpid|irqbalance|microcode|kdump|cpuspeed|"
@@ -55,7 +56,7 @@ def _unit(tree: Tree, name: bytes) -> tuple[str, str]:
     template = re.sub(rb"@[^.]+\.", b"@.", name)
     for folder in _UNITS:
         for file in dict.fromkeys((name, template)):
-            data = text(tree, folder + b"/" + file)
+            data = text(tree, folder + b"/" + file, _LARGEST)
             if data:
                 joined = re.sub(r"\\\n", " ", data)
                 start = re.findall(r"(?m)^ExecStart=[-@:+!]*(.+)$", joined)
@@ -78,13 +79,13 @@ def _upstart(tree: Tree) -> list[Service]:
     for name in tree.names(b"etc/init"):
         if not name.endswith(b".conf"):
             continue
-        data = text(tree, b"etc/init/" + name)
+        data = text(tree, b"etc/init/" + name, _LARGEST)
         if (
             not re.search(r"(?m)^start on", data)
             or text(tree, b"etc/init/" + name[:-5] + b".override").strip() == "manual"
         ):
             continue
-        command = re.search(r"(?m)^\s*exec\s+(.+)$", data)
+        command = re.search(r"(?m)^[ \t]*exec[ \t]+(.+)$", data)
         title = name[:-5].decode("utf-8", "replace")
         if not title.startswith(("rc", "plymouth", "start-ttys", "tty", "prefdm", "control-alt-delete", "splash")):
             found.append(Service(title, "upstart", command[1].strip() if command else ""))

@@ -129,13 +129,14 @@ class Filter:
             parts.append(f"((?:{'|'.join(pattern(item.strip('/')) for item in rule.patterns)}){ends})")
         self._match = re.compile(os_bytes("|".join(parts)), re.DOTALL).fullmatch if parts else None
         self._keep = [re.compile(os_bytes(pattern(item.strip("/")) + "(?:/.*)?"), re.DOTALL).fullmatch for item in keep]
-        self._above = {os_bytes(part) for item in keep for part in _parents(item.strip("/"))}
+        above = [pattern(part) for item in keep for part in _parents(item.strip("/"))]
+        self._above = re.compile(os_bytes("|".join(above) or "(?!)"), re.DOTALL).fullmatch
 
     def rule(self, path: bytes) -> Rule | None:
         """The rule that applies to a path, or None."""
         if self._match is None or not (found := self._match(path)):
             return None
-        if self._keep and (path in self._above or any(keeps(path) for keeps in self._keep)):
+        if self._keep and (self._above(path) or any(keeps(path) for keeps in self._keep)):
             return None
         return self.rules[(found.lastindex or 1) - 1]
 

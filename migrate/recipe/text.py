@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...compat.errors import JoeyError
 from ..image import compress
 from .model import VERSION, Exclude, ImageSettings, Recipe
-from .rules import BY_NAME, RULES
+from .rules import BY_NAME, RULES, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +81,10 @@ class _Reader:
         value = self.text(node, what)
         if not value.startswith("/") or value.strip("/") == "" or ".." in value.split("/"):
             raise self.fail(node, f"{what} {value!r} is not a path from the root", 'such as "/var/cache/*"')
+        try:
+            re.compile(pattern(value))
+        except re.error as error:
+            raise self.fail(node, f"{what} {value!r} is no pattern: {error}") from None
         return value
 
     def size(self, node: Any, what: str) -> int:
@@ -179,7 +183,7 @@ def _layers(read: _Reader, node: Any, recipe: Recipe) -> None:
 
     def number(value: Any) -> None:
         word = read.text(value, "layers: level")
-        if not word.isdigit():
+        if not re.fullmatch(r"[0-9]{1,3}", word):
             raise read.fail(value, "layers: level is a number")
         level[:] = [int(word), value]
         given.append(word)
@@ -235,6 +239,10 @@ def _image(read: _Reader, node: Any, image: ImageSettings) -> None:
         if not word.startswith("/"):
             raise read.fail(item, f"working-directory: {word!r} does not begin with a slash")
 
+    def moment(item: Any, word: str) -> None:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", word):
+            raise read.fail(item, f"created: {word!r} is no time", "such as 2026-11-25T12:00:00Z")
+
     def labels(value: Any) -> None:
         from yaml import MappingNode
 
@@ -257,7 +265,7 @@ def _image(read: _Reader, node: Any, image: ImageSettings) -> None:
             "stop-signal": text("stop_signal"),
             "labels": labels,
             "architecture": text("architecture"),
-            "created": text("created"),
+            "created": text("created", moment),
         },
         "image",
     )

@@ -58,6 +58,12 @@ class DiskSource:
         if joined:
             opened.facts["mounts"] = ", ".join(joined)
         opened.notes += [f"{v.title} is not read: {v.error}" for v in found if v.error]
+        used = {guest.volume, *(mount.volume for mount in guest.layout.mounts)}
+        opened.notes += [
+            f"{v.title} ({v.type}) is not read: no line of the machine's fstab mounts it"
+            for v in found
+            if v not in used and not v.error and v.type not in ("swap", "nothing known")
+        ]
         return opened
 
     def _raw(self, path: str) -> list[str]:

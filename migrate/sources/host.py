@@ -161,7 +161,7 @@ class HostSource:
     def _load(self) -> None:
         """What earlier runs fetched; of an archive that was cut off what is whole."""
         part = self._name(len([n for n in os.listdir(self._work) if n.endswith(".list")]), "tar.part")
-        if os.path.isfile(part) and os.path.isfile(part.replace(".tar.", ".list.")):
+        if os.path.isfile(part) and os.path.isfile(_list_of(part)):
             self._rescue(part)
         while os.path.isfile(self._name(self._passes, "list")):
             self._known.update(states(self._name(self._passes, "list")))
@@ -169,7 +169,7 @@ class HostSource:
 
     def _rescue(self, part: str) -> None:
         spool = SpoolTree([part], cut_off=True)
-        planned = states(part.replace(".tar.", ".list."))
+        planned = states(_list_of(part))
         with open(part, "r+b") as file:
             file.truncate(spool.end)
             file.seek(spool.end)
@@ -251,3 +251,8 @@ class HostSource:
                     process.kill()
                     raise SshError(f"{self._ssh.target} sends more than the {total} bytes that it listed")
                 self._done(f"fetching {count} entries", min(size / total, 1))
+
+
+def _list_of(part: str) -> str:
+    """The listing beside an archive that is not finished."""
+    return part.removesuffix("tar.part") + "list.part"

@@ -6,7 +6,8 @@ import re
 import stat
 from typing import IO, NamedTuple
 
-from ..trees.entry import Entry, shown
+from ...runtime.tables import plain
+from ..trees.entry import Entry
 from .ssh import SshError
 
 FORMAT = "%y\\0%m\\0%U\\0%G\\0%s\\0%b\\0%T@\\0%C@\\0%D:%i\\0%n\\0%l\\0%p\\0"
@@ -16,6 +17,7 @@ _KINDS = {
     "s": stat.S_IFSOCK,
 }  # fmt: skip
 _DISKS = frozenset("ext2 ext3 ext4 xfs btrfs reiserfs jfs f2fs overlay rootfs zfs".split())
+_NETWORK = frozenset("nfs nfs4 cifs smb3 smbfs 9p ceph glusterfs lustre gfs2 ocfs2 afs".split())
 _CHUNK = 1 << 20
 
 
@@ -52,15 +54,15 @@ def mounts(table: bytes) -> tuple[list[str], list[str]]:
         if len(fields) < 4:
             continue
         device, place, kind = fields[0], re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1]), fields[2]
+        volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
         if place == "/":
-            volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
             found[f"{device} {volume}"] = "/"
         elif kind in _DISKS:
-            volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
             found.setdefault(f"{device} {volume}", place)
-        elif ":" in device and kind.startswith(("nfs", "cifs", "gluster", "ceph")):
-            where = shown(place[1:].encode("utf-8", "surrogateescape"))
-            notes.append(f"{where} ({kind}) comes from the network: its files are not in the image")
+        elif kind in _NETWORK or kind.startswith("fuse.") or device.startswith("//"):
+            notes.append(f"{plain(place)} ({kind}) comes from elsewhere: its files are not in the image")
+        elif device.startswith("/dev/") and not device.startswith("/dev/loop"):
+            notes.append(f"{plain(place)} ({kind}) is not read: its files are not in the image")
     return list(dict.fromkeys(["/", *found.values()])), notes
 
 
@@ -87,7 +89,12 @@ def rows(stream: IO[bytes]) -> dict[bytes, Row]:
             row.entry.first = first.setdefault(inode, path)
             if row.entry.first == path:
                 row.entry.first = b""
-    return {path: found[path] for path in ordered}
+    for path in ordered:  # a folder that another mount covers is not listed, and what is in it may be
+        folder = path.rpartition(b"/")[0]
+        while folder not in found:
+            found[folder] = Row(b"", Entry(folder, stat.S_IFDIR | 0o755, 0, 0, 0))
+            folder = folder.rpartition(b"/")[0]
+    return {path: found[path] for path in sorted(found, key=in_order)}
 
 
 def _row(fields: list[bytes], rows: dict[bytes, Row]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tempfile
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...compat.errors import UsageError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.%a-z0-9]+\]")
+_LARGEST = 20 << 20  # of what a command there prints
+_LONGEST = 120  # seconds
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4", "ForwardAgent=no")
 _OLD = (
     "HostKeyAlgorithms=+ssh-rsa",
@@ -107,13 +111,31 @@ class Ssh:
             raise SshError(f"{self.target}: reading every file takes root: {_last(err)}", hint)
 
     def _try(self, command: list[str]) -> tuple[int, bytes, str]:
-        try:
-            done = subprocess.run(
-                self.words(command), stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=120
+        """(status, output, errors) of a command that says little and comes to an end."""
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                self.words(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             )
-        except subprocess.TimeoutExpired:
-            raise SshError(f"{self.target} does not answer") from None
-        return done.returncode, done.stdout, done.stderr.decode("utf-8", "replace")
+            watch = threading.Timer(_LONGEST, process.kill)
+            watch.start()
+            assert process.stdout
+            try:
+                out = process.stdout.read(_LARGEST + 1)
+                if len(out) > _LARGEST:
+                    process.kill()
+                    raise SshError(f"{self.target}: {command[0]} says more than {_LARGEST >> 20} MiB")
+                status = process.wait()
+            finally:
+                process.stdout.close()
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+                watch.cancel()
+            errors.seek(0)
+            err = errors.read(1 << 16).decode("utf-8", "replace")
+        if status < 0:
+            raise SshError(f"{self.target} does not answer")
+        return status, out, err
 
     def output(self, command: list[str], ok: tuple[int, ...] = (0,)) -> bytes:
         """What a command prints there. Raises SshError."""

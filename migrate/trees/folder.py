@@ -84,7 +84,10 @@ class FolderTree:
 
     def status(self, path: bytes) -> Entry | None:
         """What is at a path, links followed inside the tree, or None."""
-        found = self.resolve(path)
+        return self.entry_at(self.resolve(path))
+
+    def entry_at(self, found: bytes) -> Entry | None:
+        """What is at a path that has no links before its last name, that one not followed."""
         try:
             parent, name = self._parent(found)
         except OSError:

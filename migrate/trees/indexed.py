@@ -33,12 +33,16 @@ class IndexedTree:
     def index(self, paths: Iterable[bytes]) -> None:
         """Take these paths as all there are."""
         self._below = {}
+        below: dict[bytes, set[bytes]] = {}
         for path in paths:
-            if path:
+            while path:  # and the folders above, which the walk then misses where they are not there
                 folder, _, name = path.rpartition(b"/")
-                self._below.setdefault(folder, []).append(name)
-        for found in self._below.values():
-            found.sort()
+                names = below.setdefault(folder, set())
+                if name in names:
+                    break
+                names.add(name)
+                path = folder  # noqa: PLW2901
+        self._below = {folder: sorted(names) for folder, names in below.items()}
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in order. Folders that are not there are not made up: what is in them is an error."""

@@ -13,6 +13,8 @@ import pytest
 
 from ..conftest import Joey
 from .guests import MIB, make_file_system, run
+from .test_layers import archive
+from .test_unpack import image
 
 pytestmark = pytest.mark.root
 
@@ -126,3 +128,10 @@ def test_what_differs_between_images(tree: Path, joey: Joey, tmp_path: Path) -> 
     )
     same = joey("image", "diff", f"{tmp_path}/images:old", f"oci:{tmp_path}/images:old", "--json")
     assert json.loads(same.stdout) == {"config": [], "files": []}
+
+
+def test_a_folder_that_went(joey: Joey, tmp_path: Path) -> None:
+    old = image(tmp_path / "old", archive(("d/f", "file", "1"), ("a", "file", "x")))
+    new = image(tmp_path / "new", archive(("d/f", "file", "1"), ("a", "file", "x")), archive((".wh.d", "file", "")))
+    done = joey("image", "diff", str(old), str(new), check=False)
+    assert done.stdout.splitlines() == ["- /d/f (file)"]

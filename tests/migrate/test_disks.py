@@ -15,7 +15,7 @@ from joey.migrate.disks import stream
 from joey.migrate.disks.blocks import DiskError
 
 from ..conftest import Joey
-from .guests import MIB, group, listing, make_file_system, mounted, partitioned, run
+from .guests import MIB, group, listing, loop, make_file_system, mounted, partitioned, run
 
 pytestmark = pytest.mark.root
 # what the recipe that joey proposes keeps out of an image of the small guest
@@ -363,3 +363,68 @@ def test_streams_are_read_as_qemu_reads_them(tmp_path: Path) -> None:
         with pytest.raises(DiskError, match="damaged VMDK"):
             stream.convert(found, str(tmp_path / "broken"), lambda share: None)
         assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize("how", ["subvolid", "a label with a colon", "no line"])
+def test_volumes_that_are_easily_missed(how: str, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    """Mounted by subvolid, named like a network's, or named by no line of fstab: read, or told."""
+    source = tmp_path / "tree"
+    run("cp", "-a", tree, source)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "rows").write_text("precious")
+    line = {
+        "subvolid": "LABEL=more /data btrfs subvolid={} 0 0",
+        "a label with a colon": "LABEL=data:1 /data ext4 defaults 0 2",
+        "no line": "",
+    }[how]
+    (source / "data").mkdir()
+    disk = tmp_path / "data.raw"
+    if how == "subvolid":
+        make_file_system(disk, "btrfs", 128 * MIB, None, "-L", "more")
+        with mounted(disk) as place:
+            run("btrfs", "-q", "subvolume", "create", place / "deep")
+            run("cp", data / "rows", place / "deep")
+            line = line.format(run("btrfs", "inspect-internal", "rootid", place / "deep").strip())
+    else:
+        make_file_system(disk, "ext4", 8 * MIB, data, "-L", "data:1")
+    (source / "etc/fstab").write_text(line + "\n")
+    make_file_system(tmp_path / "root.raw", "ext4", 48 * MIB, source, "-I", "256")
+    report = migrate(joey, tmp_path / "root.raw", disk, "--to", f"oci:{tmp_path}/image")
+    if how == "no line":
+        assert any("is not read: no line of the machine's fstab mounts it" in line for line in report["warnings"])
+    else:
+        assert (unpacked(joey, tmp_path / "image") / "data/rows").read_text() == "precious"
+
+
+def test_a_block_device(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    with loop(ext4) as node:
+        migrate(joey, node, "--to", f"oci:{tmp_path}/image")
+    assert_same(tree, unpacked(joey, tmp_path / "image"))
+
+
+def test_a_flat_disk_that_changed_is_converted_again(ext4: Path, tree: Path, joey: Joey, tmp_path: Path) -> None:
+    """What a failed run converted serves the next only while every file of the disk is as it was."""
+    source = tmp_path / "tree"
+    run("cp", "-a", tree, source)
+    (source / "etc/fstab").write_text("LABEL=gone /data ext4 defaults 0 2\n")
+    for name in ("old", "new"):
+        (source / "etc/marker").write_text(name)
+        make_file_system(tmp_path / "disk.raw", "ext4", 48 * MIB, source, "-I", "256")
+        run(
+            "qemu-img",
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "vmdk",
+            "-o",
+            "subformat=monolithicFlat",
+            tmp_path / "disk.raw",
+            tmp_path / f"{name}.vmdk",
+        )
+    words = ["--skip-mount", "/data", "--to", f"oci:{tmp_path}/image"]
+    assert joey("migrate", f"{tmp_path}/old.vmdk", "--to", f"oci:{tmp_path}/image", check=False).returncode == 1
+    (tmp_path / "new-flat.vmdk").rename(tmp_path / "old-flat.vmdk")
+    migrate(joey, tmp_path / "old.vmdk", *words)
+    assert (unpacked(joey, tmp_path / "image") / "etc/marker").read_text() == "new"

@@ -126,6 +126,57 @@ def test_a_part_of_a_vmdk_elsewhere_is_not_opened(name: str, joey: Joey, tmp_pat
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    "line",
+    [' RW 2048 FLAT "{}" 0', 'RW +2048 FLAT "{}" 0', 'RW\t2048 FLAT "{}" 0', 'rw 2048 FLAT "{}" 0', 'RW 2048 FLAT "{}"0 0',
+     'RW 2048 VMFSSPARSE "{}"', 'RW 2048 FLAT {} 0'],
+)  # fmt: skip
+def test_no_line_of_a_descriptor_is_for_qemu_alone(line: str, joey: Joey, tmp_path: Path) -> None:
+    """What joey does not take as a part, qemu might: such a descriptor is refused, or qemu never sees it."""
+    secret = tmp_path / "elsewhere" / "secret"
+    secret.parent.mkdir()
+    secret.write_text(SECRET + "x" * 2048 * 512)
+    (tmp_path / "ok.img").write_bytes(bytes(2048 * 512))
+    disk = tmp_path / "disk.vmdk"
+    disk.write_text(
+        '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+        'RW 2048 FLAT "ok.img" 0\n' + line.format(secret) + "\n"
+    )
+    refused(joey, disk)
+    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*.raw"))
+
+
+@pytest.mark.root
+def test_a_sparse_vmdk_without_a_size_is_no_descriptor(joey: Joey, tmp_path: Path) -> None:
+    """qemu takes one for a descriptor file, whose lines may name any file."""
+    text = (
+        f'# Disk DescriptorFile\ncreateType="monolithicFlat"\nparentCID=ffffffff\nRW 2048 FLAT "{tmp_path}/secret" 0\n'
+    )
+    (tmp_path / "secret").write_text(SECRET + "x" * 2048 * 512)
+    head = struct.pack("<4sIIQQQQIQQQB", b"KDMV", 1, 3, 0, 128, 1, 20, 512, 0, 0, 128, 0)
+    disk = tmp_path / "disk.vmdk"
+    disk.write_bytes(head.ljust(512, b"\0") + text.encode().ljust(512 * 127, b"\0"))
+    assert "has no size" in refused(joey, disk)
+
+
+@pytest.mark.root
+def test_a_subvolume_that_is_a_link_leads_nowhere(joey: Joey, tmp_path: Path) -> None:
+    host = tmp_path / "host"
+    (host / "etc").mkdir(parents=True)
+    (host / "usr").mkdir()
+    (host / "etc/fstab").write_text("")
+    (host / "id_rsa").write_text(SECRET)
+    tree = tmp_path / "tree"
+    (tree / str(host)[1:] / "etc").mkdir(parents=True)
+    (tree / str(host)[1:] / "usr").mkdir()
+    (tree / str(host)[1:] / "etc/fstab").write_text("")
+    (tree / "@").symlink_to(host)
+    disk = tmp_path / "disk.raw"
+    make_file_system(disk, "btrfs", 128 * MIB, tree)
+    assert "no root file system" in refused(joey, disk)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("format", ["qcow2", "vmdk", "vdi", "vpc", "vhdx"])
 def test_a_truncated_image(format: str, ext4: Path, joey: Joey, tmp_path: Path) -> None:
     disk = tmp_path / f"disk.{format}"
@@ -152,7 +203,12 @@ def test_a_truncated_raw_disk(ext4: Path, joey: Joey, tmp_path: Path) -> None:
         (b"QFI\xfb" + struct.pack(">IQI", 3, 0, 0) + bytes(12) + struct.pack(">I", 1) + bytes(600), "encrypted"),
         (b"QFI\xfb" + struct.pack(">IQI", 2, 104, 1 << 30) + bytes(600), "the name of its backing file has"),
         (b"COWD" + bytes(600), "COWD"),
-        (b"KDMV" + bytes(24) + struct.pack("<QQ", 1, 1 << 40) + bytes(600), "its descriptor has"),
+        (b"KDMV" + bytes(8) + struct.pack("<QQQQ", 9, 9, 1, 1 << 40) + bytes(600), "its descriptor has"),
+        (b"KDMV" + bytes(600), "has no size"),
+        (b"KDMV", "has no size|damaged"),
+        (b"QFI\xfb\0\0\0\3", "damaged"),
+        (b"conectix", "damaged"),
+        (bytes(0x40) + b"\x7f\x10\xda\xbe", "damaged"),
     ],
 )
 def test_what_joey_does_not_read_is_named(head: bytes, word: str, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ paths = st.binary(min_size=1, max_size=240).filter(
     mode=st.integers(0, 0o7777),
     uid=st.integers(0, 2**32 - 1),
     gid=st.integers(0, 2**32 - 1),
-    mtime=st.integers(-(2**40) * 10**9, 2**40 * 10**9),
+    mtime=st.integers(-(2**63) + 1, 2**63 - 1),
     target=st.binary(min_size=1, max_size=300).filter(lambda b: b"\0" not in b),
     xattrs=st.dictionaries(st.sampled_from([b"user.a", b"security.capability", b"user.\xff"]), st.binary(max_size=500)),
     kind=st.sampled_from([0o100000, 0o040000, 0o120000, 0o020000, 0o010000]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -164,6 +166,7 @@ def test_a_dropped_first_name_of_a_file(tree: Path, joey: Joey, tmp_path: Path) 
 
 def test_a_huge_sparse_file_is_an_error_that_names_it(joey: Joey, tmp_path: Path) -> None:
     (tmp_path / "tree/usr").mkdir(parents=True)
+    (tmp_path / "tree/etc").mkdir()
     with (tmp_path / "tree/usr/lastlog").open("wb") as file:
         file.truncate(1 << 40)
     done = joey("migrate", f"{tmp_path}/tree", "--to", f"oci:{tmp_path}/image", check=False)
@@ -182,3 +185,48 @@ def test_plan_does_not_write_over_a_recipe(tree: Path, joey: Joey, tmp_path: Pat
     assert (tmp_path / "r.yaml").read_text() == "mine"
     joey("migrate", "plan", str(tree), "-o", f"{tmp_path}/r.yaml", "--force")
     assert "joey-recipe: 1" in (tmp_path / "r.yaml").read_text()
+
+
+def test_names_that_would_be_whiteouts(joey: Joey, tmp_path: Path) -> None:
+    """A file called .wh.x would take x out of the image: it does not move, and the report says so."""
+    for name in ("usr/bin/x", "usr/bin/.wh.x", "usr/.wh.bin", "etc/.wh..wh..opq", "etc/passwd", "srv/.wh.d/below"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_text(name)
+    report = json.loads(joey("migrate", f"{tmp_path}/tree", "--to", f"oci:{tmp_path}/image", "--json").stdout)
+    assert {row["rule"]: row["entries"] for row in report["dropped"]}["whiteouts"] == 5
+    assert sum("does not move" in line for line in report["warnings"]) == 5
+    joey("image", "unpack", f"{tmp_path}/image", f"{tmp_path}/bundle")
+    root = tmp_path / "bundle/rootfs"
+    assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == ["etc/passwd", "usr/bin/x"]
+
+
+def test_what_is_kept_keeps_the_folders_above_as_they_are(joey: Joey, tmp_path: Path) -> None:
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    (tmp_path / "tree/usr").mkdir()
+    (tmp_path / "tree/srv/app").mkdir(parents=True, mode=0o700)
+    (tmp_path / "tree/srv/app/secret").write_text("x")
+    (tmp_path / "tree/srv/app/other").write_text("x")
+    (tmp_path / "r.yaml").write_text(
+        "joey-recipe: 1\nexclude: [{path: '/srv/*', reason: r}]\nkeep: ['/srv/*/secret']\n"
+    )
+    joey("migrate", f"{tmp_path}/tree", "--recipe", f"{tmp_path}/r.yaml", "--to", f"oci:{tmp_path}/image")
+    joey("image", "unpack", f"{tmp_path}/image", f"{tmp_path}/bundle")
+    place = tmp_path / "bundle/rootfs/srv/app"
+    assert [path.name for path in place.iterdir()] == ["secret"]
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_path_that_no_reader_takes(joey: Joey, tmp_path: Path) -> None:
+    (tmp_path / "tree/etc").mkdir(parents=True)
+    fd = os.open(tmp_path / "tree", os.O_RDONLY)
+    (tmp_path / "tree/usr").mkdir()
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=fd)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    done = joey("migrate", f"{tmp_path}/tree", "--to", f"oci:{tmp_path}/image", check=False)
+    assert done.returncode == 1
+    assert "has a path of" in done.stderr
+    subprocess.run(["rm", "-rf", tmp_path / "tree"], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import os
 import signal
 import stat
@@ -126,7 +127,12 @@ def test_whiteouts(unpack: Any) -> None:
     assert found == ["d", "d/b", "e", "g", "g/new"]
 
 
-@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh...", ".wh..wh.aufs"])
+def test_what_aufs_kept_for_itself_is_passed_over(unpack: Any) -> None:
+    root = unpack(archive((".wh..wh.plnk", "dir", ""), (".wh..wh.aufs", "file", ""), ("a", "file", "")))
+    assert [path.name for path in root.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
 def test_whiteouts_of_what_is_no_name(name: str, unpack: Any, tmp_path: Path) -> None:
     (tmp_path / "keep").write_text("x")
     assert "whiteout" in unpack(archive(("a", "dir", ""), (name, "file", "")), refused=True)
@@ -261,3 +267,110 @@ def test_a_user_that_the_image_does_not_know(unpack: Any) -> None:
     assert "whom its /etc/passwd does not know" in unpack(
         archive(("a", "file", "")), config={"User": "nobody"}, refused=True
     )
+
+
+def test_a_folder_by_two_names(unpack: Any) -> None:
+    """lib is a link to usr/lib: what goes by one name is not there by the other."""
+    root = unpack(
+        archive(("usr/lib", "dir", ""), ("lib", "link", "usr/lib"), ("lib/x/a", "file", "1")),
+        archive(("usr/lib/.wh.x", "file", ""), ("usr/lib/x", "dir", ""), ("lib/x/b", "file", "2")),
+    )
+    assert [path.name for path in (root / "usr/lib/x").iterdir()] == ["b"]
+
+
+def test_what_whiteouts_do_not_do(unpack: Any) -> None:
+    root = unpack(
+        archive(("d/a", "file", "1")),
+        archive(("d/new", "file", "2"), ("d/.wh.new", "file", ""), ("no/.wh.x", "file", ""), ("e/", "file", "")),
+    )
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*")) == ["d", "d/a", "d/new", "e"]
+    assert (root / "e").is_dir()
+
+
+def test_a_deep_tree_goes(unpack: Any) -> None:
+    deep = "/".join("d" for _ in range(1500))
+    root = unpack(archive((deep, "dir", "")), archive((".wh.d", "file", "")))
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index, manifest: index.update(manifests=[1]),
+        lambda index, manifest: index.update(manifests=5),
+        lambda index, manifest: index["manifests"][0].update(annotations="x"),
+        lambda index, manifest: manifest["layers"][0].update(size="1"),
+        lambda index, manifest: manifest.update(layers={}),
+        lambda index, manifest: manifest.update(annotations="x"),
+        lambda index, manifest: manifest.update(config=[]),
+    ],
+)
+@pytest.mark.parametrize("words", [["ls"], ["inspect"], ["verify"], ["unpack"], ["diff"], ["migrate"]])
+def test_json_of_other_shapes(change: Any, words: list[str], joey: Joey, tmp_path: Path) -> None:
+    layout = image(tmp_path, archive(("a", "file", "x")))
+    index = json.loads((layout / "index.json").read_text())
+    place = layout / "blobs/sha256"
+    manifest = json.loads((place / index["manifests"][0]["digest"][7:]).read_text())
+    change(index, manifest)
+    data = json.dumps(manifest).encode()
+    if isinstance(index["manifests"], list) and isinstance(index["manifests"][0], dict):
+        index["manifests"][0].update(digest="sha256:" + hashlib.sha256(data).hexdigest(), size=len(data))
+    (place / hashlib.sha256(data).hexdigest()).write_bytes(data)
+    (layout / "index.json").write_text(json.dumps(index))
+    more = {"unpack": [str(tmp_path / "b")], "diff": [str(layout)]}.get(words[0], [])
+    command = (
+        ["migrate", f"oci:{layout}", "--to", f"oci:{tmp_path}/new"]
+        if words == ["migrate"]
+        else ["image", *words, str(layout), *more]
+    )
+    done = joey(*command, check=False)
+    assert "Traceback" not in done.stderr
+    assert "unexpected" not in done.stderr
+    assert done.returncode == 1 or words == ["ls"]
+
+
+def test_memory_bombs_are_refused(joey: Joey, tmp_path: Path) -> None:
+    """Headers without an end, and a dictionary of xz of half a gigabyte: a process of 400 MiB reads them."""
+
+    def block(size: int, kind: bytes) -> bytes:
+        head = bytearray(512)
+        head[:1] = b"x"
+        head[124:136] = b"%011o\0" % size
+        head[156:157] = kind
+        head[257:265] = b"ustar\00000"
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        return bytes(head)
+
+    size = 7 << 20
+    many = b"".join(
+        block(size, kind) + (b"%d k%d=" % (size, n)).ljust(size - 1, b"a") + b"\n" + bytes(-size % 512)
+        for n, kind in enumerate((b"g", b"x") * 8)
+    )
+    layout = image(tmp_path / "pax", many + archive(("a", "file", "x")))
+    bomb = lzma.compress(archive(("a", "file", "x")), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 512 << 20}])
+    other = image(tmp_path / "xz", archive(("a", "file", "x")))
+    manifest_path = (
+        other / "blobs/sha256" / json.loads((other / "index.json").read_text())["manifests"][0]["digest"][7:]
+    )
+    manifest = json.loads(manifest_path.read_text())
+    name = hashlib.sha256(bomb).hexdigest()
+    (other / "blobs/sha256" / name).write_bytes(bomb)
+    manifest["layers"][0].update(digest=f"sha256:{name}", size=len(bomb))
+    data = json.dumps(manifest).encode()
+    (other / "blobs/sha256" / hashlib.sha256(data).hexdigest()).write_bytes(data)
+    (other / "index.json").write_text(
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "manifests": [{"digest": "sha256:" + hashlib.sha256(data).hexdigest(), "size": len(data)}],
+            }
+        )
+    )
+    for place in (layout, other):
+        words = " ".join(joey.command("image", "verify", str(place)))
+        done = subprocess.run(
+            ["sh", "-c", f"ulimit -v {400 << 10}; exec {words}"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert "headers of" in done.stderr or "damaged" in done.stderr, done.stderr

@@ -131,3 +131,14 @@ def test_a_source_that_changed_after_the_migration(tree: Path, joey: Joey, tmp_p
     joey("migrate", f"{tmp_path}/source", "--to", f"oci:{tmp_path}/image")
     (tmp_path / "source/etc/new").write_text("x")
     assert "/etc/new" in joey("migrate", "verify", f"{tmp_path}/source", f"oci:{tmp_path}/image", check=False).stdout
+
+
+def test_a_link_to_what_another_layer_covers(joey: Joey, tmp_path: Path) -> None:
+    """g is a link to the lower layer's f, and the upper layer has another f: it only looks the same."""
+    layout = image(tmp_path, archive(("f", "file", "EVIL"), ("g", "hard", "f")), archive(("f", "file", "good")))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/f").write_text("good")
+    os.link(tmp_path / "tree/f", tmp_path / "tree/g")
+    done = joey("migrate", "verify", f"{tmp_path}/tree", "--as", "machine", str(layout), "--json", check=False)
+    assert done.returncode == 1
+    assert {"path": "/f", "what": "it is in several layers of the image"} in json.loads(done.stdout)["differences"]
