@@ -412,6 +412,7 @@ def test_lvm_text_as_lvm_writes_it() -> None:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_fuzzed_metadata_raises_nothing_but_errors_of_joeys(tmp_path: Path, ext4: Path) -> None:
     """Random damage to the metadata of real disks: 3000 of them, each read or refused in joey's own words."""
     source = tmp_path / "parts"

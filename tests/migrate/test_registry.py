@@ -180,6 +180,7 @@ def test_tls_is_checked(layout: Path, joey: Joey, tmp_path: Path) -> None:
         assert "--insecure" in done.stderr
 
 
+@pytest.mark.slow
 def test_logging_in(layout: Path, joey: Joey, tmp_path: Path) -> None:
     config = tmp_path / "docker"
     config.mkdir()
@@ -226,6 +227,7 @@ def test_connections_that_break_are_taken_up_again(layout: Path, joey: Joey, tmp
     joey("image", "verify", f"{tmp_path}/copy:it")
 
 
+@pytest.mark.slow
 def test_a_stopped_pull_goes_on(layout: Path, joey: Joey, tmp_path: Path) -> None:
     with registry(tmp_path / "registry") as host:
         joey("image", "push", f"{layout}", f"docker://{host}/web", "--insecure")
