@@ -59,9 +59,9 @@ def mounts(table: bytes) -> tuple[list[str], list[str]]:
             found[f"{device} {volume}"] = "/"
         elif kind in _DISKS:
             found.setdefault(f"{device} {volume}", place)
-        elif kind in _NETWORK or kind.startswith("fuse.") or device.startswith("//"):
-            notes.append(f"{plain(place)} ({kind}) comes from elsewhere: its files are not in the image")
-        elif device.startswith("/dev/") and not device.startswith("/dev/loop"):
+        elif kind in _NETWORK or kind.startswith("fuse.ssh") or device.startswith("//"):
+            notes.append(f"{plain(place)} ({kind}) comes from the network: its files are not in the image")
+        elif (device.startswith("/dev/") or kind.startswith("fuse.")) and not device.startswith("/dev/loop"):
             notes.append(f"{plain(place)} ({kind}) is not read: its files are not in the image")
     return list(dict.fromkeys(["/", *found.values()])), notes
 

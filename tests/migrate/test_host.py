@@ -249,8 +249,14 @@ def test_mounts_of_a_host() -> None:
     table = (
         b"rootfs / rootfs rw 0 0\nproc /proc proc rw 0 0\n/dev/sda2 / ext4 rw 0 0\n/dev/sda1 /boot ext4 rw 0 0\n"
         b"/dev/sda2 /srv/bind ext4 rw 0 0\n/dev/sdb /with\\040space xfs rw 0 0\nnas:/x /data nfs4 rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n"
+        b"//srv/share /share cifs rw 0 0\nann@h:/x /ssh fuse.sshfs rw 0 0\n/dev/sdd1 /win ntfs3 rw 0 0\n"
         b"/dev/sdc /a btrfs rw,subvol=/a 0 0\n/dev/sdc /b btrfs rw,subvol=/b 0 0\n"
     )
     places, notes = listing.mounts(table)
     assert places == ["/", "/boot", "/with space", "/a", "/b"]
-    assert notes == ["/data (nfs4) comes from the network: its files are not in the image"]
+    assert notes == [
+        "/data (nfs4) comes from the network: its files are not in the image",
+        "/share (cifs) comes from the network: its files are not in the image",
+        "/ssh (fuse.sshfs) comes from the network: its files are not in the image",
+        "/win (ntfs3) is not read: its files are not in the image",
+    ]
