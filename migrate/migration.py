@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from .image import build
+from .image.read import BASE_LAYERS
 from .inventory.packages import packages
 from .pack import LAYERS, Packer, Report
 from .recipe import text as recipe_text
@@ -67,7 +68,7 @@ def migrate(
         config_of(image, base),
         image.architecture or (base and base.config.get("architecture")) or "amd64",
         image.created or build.moment(report.newest),
-        provenance(source, opened, recipe),
+        provenance(source, opened, recipe, base),
         image.name,
         base,
     )
@@ -78,7 +79,7 @@ def _used(opened: Opened) -> int:
     return opened.tree.used() if isinstance(opened.tree, FolderTree) else 0
 
 
-def provenance(source: Source, opened: Opened, recipe: Recipe) -> dict[str, str]:
+def provenance(source: Source, opened: Opened, recipe: Recipe, base: Image | None = None) -> dict[str, str]:
     """What an image says of where it came from."""
     found = {
         "io.joey.version": __version__,
@@ -86,6 +87,9 @@ def provenance(source: Source, opened: Opened, recipe: Recipe) -> dict[str, str]
         "io.joey.source.kind": opened.kind,
         "io.joey.recipe.digest": recipe_digest(recipe),
     }
+    if base is not None:
+        found["io.joey.base.digest"] = str(base.descriptor["digest"])
+        found[BASE_LAYERS] = str(len(base.layers))
     if digest := source.digest():
         found["io.joey.source.digest"] = digest
     return found

@@ -50,6 +50,11 @@ DROPPED_XATTRS = (
 )
 
 
+def _is_whiteout(path: bytes) -> bool:
+    """Whether a layer would take a name of a path as a whiteout."""
+    return b"/.wh." in b"/" + path
+
+
 class Dropped:
     """What a rule or reason kept out: `entries` in number, `size` in bytes of files, `examples` of its paths."""
 
@@ -67,7 +72,7 @@ class Dropped:
 
 
 class Report:
-    """What became of a tree. `kept` counts entries and bytes by layer; `warnings` are for people to read."""
+    """What became of a tree: what stays, `newest` of its times, what was `dropped` and why; `warnings` for people."""
 
     def __init__(self) -> None:
         self.dropped: dict[str, Dropped] = {}
@@ -114,6 +119,8 @@ class Packer:
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry is needed. Raises TreeError for one that could not be packed."""
+        if _is_whiteout(entry.path):
+            return False
         rule = self._filter.rule(entry.path)
         if rule is not None and rule.touches(entry.kind) and rule.action != "empty-file":
             return False
@@ -129,7 +136,7 @@ class Packer:
 
     def _stays(self, entry: Entry) -> bool:
         report = self.report
-        if b"/.wh." in b"/" + entry.path:
+        if _is_whiteout(entry.path):
             report.drop("whiteouts", "a name that begins with .wh. would take another file out of the image", entry)
             report.warnings.append(f"{shown(entry.path)} does not move: no layer can hold a name that begins with .wh.")
             return False
@@ -176,7 +183,7 @@ class Packer:
         """The layer of an entry. All names of a file are in one layer, with the first that stays as the file itself."""
         if entry.first:
             rule = self._filter.rule(entry.first)
-            if rule is None or not rule.touches(entry.kind):
+            if not _is_whiteout(entry.first) and (rule is None or not rule.touches(entry.kind)):
                 return self._place(entry.first, entry)
             stays = self._instead.setdefault(entry.first, entry.path)
             entry.first = b"" if stays == entry.path else stays

@@ -67,7 +67,7 @@ def verify(source: Source, opened: Opened, recipe: Recipe, image: Image, progres
 
     ours = (entry for _, entry, _ in packer.entries(opened.tree))
     with ExitStack() as stack:
-        layers = [stack.enter_context(image.open_layer(index)) for index in range(len(image.layers))]
+        layers = [stack.enter_context(image.open_layer(index)) for index in image.own]
         theirs = merged([_ordered(layer.reader(), index) for index, layer in enumerate(layers)], twice)
         _walk(ours, theirs, verdict, progress)
         for layer in layers:

@@ -93,7 +93,7 @@ def extract(path: str, layout: Layout) -> None:
                 raise ImageError(f"{path}: its manifest.json lists no image")
             for item in saved:
                 _add(archive, members, item, layout, path)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, EOFError, ValueError, TypeError, RecursionError) as error:
         raise ImageError(f"{path} is a damaged archive: {error}") from None
 
 
@@ -114,7 +114,9 @@ def _add(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], item: An
     config = _read(archive, members, item.get("Config"), path)
     parse(config, f"{path}: {item.get('Config')}")
     layers = []
-    for name in item.get("Layers") or []:
+    if not isinstance(item.get("Layers"), list):
+        raise ImageError(f"{path}: an image without a list of layers")
+    for name in item["Layers"]:
         member = members.get(name)
         for _ in range(8):  # an old engine saves a layer that is there twice as a link
             if member is None or not member.issym():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from . import compress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LISTS = ("application/vnd.docker.distribution.manifest.list.v2+json",)
 _CHUNK = 1 << 20
 MOST_LAYERS = 1000
+BASE_LAYERS = "io.joey.base.layers"  # an annotation: how many layers are a base's
 
 
 class Image:
@@ -44,6 +46,13 @@ class Image:
         """The `config` of its config: entrypoint, environment, ..."""
         value = self.config.get("config")
         return value if isinstance(value, dict) else {}
+
+    @property
+    def own(self) -> range:
+        """The layers that are not of a base."""
+        word = str((self.manifest.get("annotations") or {}).get(BASE_LAYERS, "0"))
+        count = int(word) if re.fullmatch(r"[0-9]{1,4}", word) else 0
+        return range(min(count, len(self.layers)), len(self.layers))
 
     def check_layer(self, index: int, done: Callable[[int], None] = lambda count: None) -> str:
         """The path of a layer's blob whose digest and size were compared. Raises ImageError."""

@@ -115,6 +115,8 @@ def test_it_runs_on_a_base(app: Path, joey: Joey, tmp_path: Path) -> None:
     assert found["config"]["config"]["Env"] == ["PATH=/usr/bin:/bin", "A=base"]
     assert "Cmd" not in found["config"]["config"], "the base's command is not for this entrypoint"
     joey("image", "verify", f"{tmp_path}/out:shop")
+    verdict = joey("migrate", "verify", str(source), f"{tmp_path}/out:shop").stdout
+    assert verdict.endswith("the same\n"), "the layers of the base are not the application's"
     joey("image", "unpack", f"{tmp_path}/out:shop", f"{tmp_path}/bundle")
     done = joey("run", "--bundle", f"{tmp_path}/bundle", joey.id(), check=False)
     assert (done.stdout, done.returncode) == ("app says 42\n", 5)

@@ -192,9 +192,10 @@ def test_names_that_would_be_whiteouts(joey: Joey, tmp_path: Path) -> None:
     for name in ("usr/bin/x", "usr/bin/.wh.x", "usr/.wh.bin", "etc/.wh..wh..opq", "etc/passwd", "srv/.wh.d/below"):
         (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "tree" / name).write_text(name)
+    os.link(tmp_path / "tree/etc/passwd", tmp_path / "tree/etc/.wh.first")
     report = json.loads(joey("migrate", f"{tmp_path}/tree", "--to", f"oci:{tmp_path}/image", "--json").stdout)
-    assert {row["rule"]: row["entries"] for row in report["dropped"]}["whiteouts"] == 5
-    assert sum("does not move" in line for line in report["warnings"]) == 5
+    assert {row["rule"]: row["entries"] for row in report["dropped"]}["whiteouts"] == 6
+    assert sum("does not move" in line for line in report["warnings"]) == 6
     joey("image", "unpack", f"{tmp_path}/image", f"{tmp_path}/bundle")
     root = tmp_path / "bundle/rootfs"
     assert sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()) == ["etc/passwd", "usr/bin/x"]
