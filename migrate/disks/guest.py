@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 from ...runtime.tables import plain
+from .blocks import DiskError
 from .volumes import Volume
 
 _KERNEL_TYPES = frozenset(
@@ -138,3 +139,29 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
             taken.add(target)
     mounts.sort(key=lambda mount: mount.target.count("/"))
     return Layout(mounts, missing, notes)
+
+
+def candidates(volumes: list[Volume], wanted: str) -> list[Volume]:
+    """The volumes that the root may be on: all that joey reads, or the one that is wanted. Raises DiskError."""
+    readable = [v for v in volumes if v.file_system and v.file_system.readable and not v.error]
+    if wanted:
+        word = wanted.removeprefix("/dev/")
+        readable = [v for v in readable if word in v.names or word == v.title]
+        if not readable:
+            raise DiskError(f"there is no volume {wanted} with a file system that joey reads", told(volumes))
+    return readable
+
+
+def check(found: Layout, skipped: list[str]) -> None:
+    """Raises DiskError for a mount that can't be made, is not `noauto`, and is not among those to do without."""
+    for line, why in found.missing:
+        if line.target not in skipped and "noauto" not in line.options:
+            hint = f"give that disk too, or --skip-mount {line.target}"
+            raise DiskError(f"fstab mounts {line.device} at {line.target}: {why}", hint)
+
+
+def told(volumes: list[Volume]) -> str:
+    """The volumes in one line, for a hint."""
+    return (
+        "volumes: " + "; ".join(f"{v.title}: {v.error or v.type}" for v in volumes) if volumes else "no volumes at all"
+    )

@@ -36,10 +36,16 @@ from .volumes import Volume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..trees.entry import Tree
+
 _FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _FICLONERANGE = 0x4020940D
 _CHUNK = 4 << 20
 _SYSTEM = ("etc/fstab", "etc/os-release", "etc/redhat-release", "etc/debian_version", "etc/passwd")
+
+
+class CanNotMount(DiskError):
+    """This kernel, or this user, can't mount what another reader may be able to read."""
 
 
 class Mounts:
@@ -59,9 +65,8 @@ class Mounts:
             libc.unshare(CLONE_NEWNS)
             libc.mount("none", "/", "", MS_REC | MS_PRIVATE)
         except KernelError as error:
-            raise DiskError(
-                f"mounting a disk takes root: {error.message}", "run as root; or --reader dissect, --reader libguestfs"
-            ) from None
+            hint = "run as root; or --reader dissect (pip install 'joey[dissect]')"
+            raise CanNotMount(f"mounting a disk takes root: {error.message}", hint) from None
 
     def place(self, volume: Volume, subvolume: str = "") -> str:
         """Where a volume is mounted by now, or its `subvol=NAME` or `subvolid=N`. Raises DiskError."""
@@ -149,12 +154,7 @@ class Mounts:
 
     def root(self, volumes: list[Volume], wanted: str = "") -> tuple[Volume, str]:
         """The volume with the guest's root file system, and where it is mounted. Raises DiskError."""
-        readable = [v for v in volumes if v.file_system and v.file_system.readable and not v.error]
-        if wanted:
-            word = wanted.removeprefix("/dev/")
-            readable = [v for v in readable if word in v.names or word == v.title]
-            if not readable:
-                raise DiskError(f"there is no volume {wanted} with a file system that joey reads", _told(volumes))
+        readable = guest.candidates(volumes, wanted)
         found: list[tuple[Volume, str]] = []
         failures = []
         for volume in readable:
@@ -172,7 +172,7 @@ class Mounts:
         if not found:
             if failures:
                 raise failures[0]
-            raise DiskError("no root file system on the disks given", _told(volumes))
+            raise DiskError("no root file system on the disks given", guest.told(volumes))
         return found[0]
 
     def join(self, root: str, mounts: list[guest.Mount]) -> None:
@@ -196,40 +196,33 @@ class Mounts:
 
 
 def _refused(volume: Volume, error: KernelError) -> DiskError:
-    if error.errno in (errno.ENODEV, errno.EPERM, errno.EACCES):
-        hint = "as root, on a kernel with that file system; or --reader dissect, --reader libguestfs"
-    else:
-        hint = "it may be damaged, or newer or older than this kernel's; --reader dissect, --reader libguestfs"
-    return DiskError(f"{volume.title} ({volume.type}) can't be mounted: {os.strerror(error.errno)}", hint)
+    word = f"{volume.title} ({volume.type}) can't be mounted: {os.strerror(error.errno)}"
+    if error.errno in (errno.ENODEV, errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS):
+        return CanNotMount(word, "as root, on a kernel with that file system; or --reader dissect")
+    return DiskError(word, "it may be damaged; --reader dissect reads what it can")
 
 
 def _system_in(volume: Volume, mounted: str) -> str | None:
     """The subvolume of btrfs that has the root of a system, "" for the volume itself, None for none."""
     tree = FolderTree(mounted)
     try:
-        if _is_system(tree, b""):
+        if is_system(tree, b""):
             return ""
         if volume.type == "btrfs":
             for name in ("@", "root", "@rootfs", "@root"):
                 # mounted by its name, so that nothing of a link there is followed on this machine
                 entry = tree.entry_at(name.encode())
-                if entry is not None and entry.kind == "directory" and _is_system(tree, name.encode() + b"/"):
+                if entry is not None and entry.kind == "directory" and is_system(tree, name.encode() + b"/"):
                     return name
     finally:
         tree.close()
     return None
 
 
-def _is_system(tree: FolderTree, prefix: bytes) -> bool:
+def is_system(tree: Tree, prefix: bytes = b"") -> bool:
+    """Whether there is the root file system of a system at a place of a tree."""
     known = sum(tree.status(prefix + name.encode()) is not None for name in _SYSTEM)
     return known >= 1 and any(tree.status(prefix + name) is not None for name in (b"usr", b"bin", b"sbin"))
-
-
-def _told(volumes: list[Volume]) -> str:
-    """The volumes in one line, for a hint."""
-    return (
-        "volumes: " + "; ".join(f"{v.title}: {v.error or v.type}" for v in volumes) if volumes else "no volumes at all"
-    )
 
 
 class Guest:
@@ -258,10 +251,7 @@ def mount_guest(folder: str, ours: set[str], volumes: list[Volume], wanted: str,
             found = guest.layout(guest.parse(text(tree, b"etc/fstab", 1 << 20)), volume, volumes)
         finally:
             tree.close()
-        for line, why in found.missing:
-            if line.target not in skipped and "noauto" not in line.options:
-                hint = f"give that disk too, or --skip-mount {line.target}"
-                raise DiskError(f"fstab mounts {line.device} at {line.target}: {why}", hint)
+        guest.check(found, skipped)
         mounts.join(place, [mount for mount in found.mounts if mount.target not in skipped])
         return Guest(mounts, FolderTree(place), volume, found)
     except BaseException:

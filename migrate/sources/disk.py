@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..disks import convert, mounting, ova
+from ..disks import convert, dissecting, mounting, ova
 from ..disks.blocks import DiskError
 from ..disks.volumes import volumes
 from .contract import Opened, Options
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from ..disks.volumes import Volume
     from ..trees.entry import Entry
 
-READERS = ("mount",)
+Guest = mounting.Guest | dissecting.DissectGuest
+READERS = ("mount", "dissect")
 
 
 class DiskSource:
@@ -36,7 +38,7 @@ class DiskSource:
         self._failure = ""
         self._hashing = threading.Thread(target=self._hash, daemon=True)
         self._stop = False
-        self._guest: mounting.Guest | None = None
+        self._guest: Guest | None = None
 
     def __enter__(self) -> Opened:
         options = self._options
@@ -47,13 +49,13 @@ class DiskSource:
             raws += self._raw(path)
         ours = {raw for raw in raws if os.path.dirname(raw) == options.work}
         found = volumes(raws)
-        guest = mounting.mount_guest(options.work, ours, found, options.root_volume, options.skipped_mounts)
+        guest, reader, notes = self._read(found, ours)
         self._guest = guest
         self._hashing.start()  # beside the work that follows
         title = os.path.basename(self._paths[0]) + (f" and {len(self._paths) - 1} more" if len(self._paths) > 1 else "")
         opened = Opened(guest.tree, "disk", title)
-        opened.facts = {"root": f"{guest.volume.title} ({guest.volume.type})", "reader": "mount"}
-        opened.notes += guest.layout.notes
+        opened.facts = {"root": f"{guest.volume.title} ({guest.volume.type})", "reader": reader}
+        opened.notes += [*notes, *guest.layout.notes]
         joined = [f"{mount.target} from {mount.volume.title} ({mount.volume.type})" for mount in guest.layout.mounts]
         if joined:
             opened.facts["mounts"] = ", ".join(joined)
@@ -65,6 +67,22 @@ class DiskSource:
             if v not in used and not v.error and v.type not in ("swap", "nothing known")
         ]
         return opened
+
+    def _read(self, found: list[Volume], ours: set[str]) -> tuple[Guest, str, list[str]]:
+        """The guest, by the best reader that works or the one that is named; its name, and notes."""
+        options = self._options
+        how = options.work, found, options.root_volume, options.skipped_mounts
+        if options.reader != "dissect":
+            try:
+                return mounting.mount_guest(options.work, ours, *how[1:]), "mount", []
+            except mounting.CanNotMount as error:
+                if options.reader or not dissecting.is_here():
+                    raise
+                reason = f"read by dissect, without mounting: {error.message}"
+            guest = dissecting.read_guest(*how)
+            return guest, "dissect", [reason, *guest.notes]
+        guest = dissecting.read_guest(*how)
+        return guest, "dissect", guest.notes
 
     def _raw(self, path: str) -> list[str]:
         """The raw disks of an image or appliance."""
