@@ -117,7 +117,7 @@ def as_plain_user(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     if not (place / "site").exists():
         (place / "site").mkdir()
         run("cp", "-rL", site / "joey", place / "site/joey")
-        for name in ("dissect", "isal", "yaml", "_yaml", "rich", "elftools", "zstandard"):
+        for name in ("dissect", "isal", "yaml", "rich", "elftools", "zstandard"):
             found = Path(__import__(name).__path__[0])
             run("cp", "-r", found, place / "site" / name)
         run("chown", "-R", "65534:65534", place)
