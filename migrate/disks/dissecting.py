@@ -1,18 +1,15 @@
 """Reading a guest without mounting it, by the dissect libraries: for plain users, and for what this kernel can't mount.
 
 They are an extra (`pip install 'joey[dissect]'`), since their licence is the AGPL. What they do not read is told as a
-loss: no journal of XFS and btrfs is replayed, and attributes that XFS keeps outside of its inodes are not read. Source:
-the kernel's documents of ext4, XFS and btrfs for what is decoded here: times, devices, ACLs, attributes.
+loss: no journal of XFS and btrfs is replayed, and attributes that XFS keeps outside of its inodes are not read.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 from functools import lru_cache
 from importlib.util import find_spec
-from struct import pack, unpack_from
 from typing import TYPE_CHECKING, Any
 
 from ...compat.errors import JoeyError
@@ -22,6 +19,7 @@ from ..trees.folder import MAX_DEPTH
 from ..trees.paths import resolve
 from . import guest
 from .blocks import Blocks, DiskError, Extent
+from .dissected import Btrfs, Ext, Stream, System, Xfs
 from .mounting import copy, is_system
 
 if TYPE_CHECKING:
@@ -30,16 +28,6 @@ if TYPE_CHECKING:
     from ..trees.entry import Content
     from .volumes import Volume
 
-_POSIX = {
-    1: b"user.",
-    2: b"system.posix_acl_access",
-    3: b"system.posix_acl_default",
-    4: b"trusted.",
-    6: b"security.",
-    7: b"system.",
-}
-_NAMED = (0x02, 0x08)  # ACL_USER, ACL_GROUP
-_XATTR_ITEM = 24
 _HINT = "the disk may be damaged; or: --reader mount"
 _NO_DISSECT = DiskError("the dissect libraries are not in this Python", "pip install 'joey[dissect]'")
 
@@ -49,221 +37,13 @@ def is_here() -> bool:
     return find_spec("dissect") is not None and find_spec("dissect.extfs") is not None
 
 
-class _Stream:
-    """A volume as the file that the libraries read."""
-
-    def __init__(self, blocks: Blocks) -> None:
-        self._blocks = blocks
-        self._at = 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._blocks.size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._blocks.read(self._at, self._blocks.size - self._at if size < 0 else size)
-        self._at += len(data)
-        return data
-
-
-class _System:
-    """One file system: nodes are the library's; `losses` what it did not give."""
-
-    def __init__(self) -> None:
-        self.losses: dict[str, int] = {}
-
-    def root(self) -> Any:
-        raise NotImplementedError
-
-    def children(self, node: Any) -> list[tuple[bytes, Any]]:
-        """(name, node) of a directory, without . and .."""
-        found = [(child.filename.encode("utf-8", "surrogateescape"), child) for child in node.iterdir()]
-        return [(name, child) for name, child in found if name not in (b".", b"..", b"")]
-
-    def entry(self, node: Any, path: bytes) -> tuple[Entry, int]:
-        """(entry, number of names) of a node."""
-        raise NotImplementedError
-
-    def _loses(self, what: str) -> None:
-        self.losses[what] = self.losses.get(what, 0) + 1
-
-
-class _Ext(_System):
-    def __init__(self, stream: _Stream) -> None:
-        super().__init__()
-        from dissect.extfs.extfs import ExtFS
-
-        self._fs = ExtFS(stream)
-        self._large = self._fs.sb.s_inode_size > 128
-
-    def root(self) -> Any:
-        return self._fs.root
-
-    def entry(self, node: Any, path: bytes) -> tuple[Entry, int]:
-        inode = node.inode
-        seconds = inode.i_mtime - (1 << 32) if inode.i_mtime >= 1 << 31 else inode.i_mtime
-        rest = 0
-        if self._large and inode.i_extra_isize >= 8:
-            seconds += (inode.i_mtime_extra & 3) << 32
-            rest = inode.i_mtime_extra >> 2
-        uid = inode.i_uid | _high(inode, "i_uid_high") << 16
-        gid = inode.i_gid | _high(inode, "i_gid_high") << 16
-        entry = Entry(path, inode.i_mode, uid, gid, seconds * 1_000_000_000 + rest)
-        entry.xattrs = tuple(sorted(_ext_attribute(each) for each in node.xattr))
-        kind = stat.S_IFMT(inode.i_mode)
-        if kind == stat.S_IFREG:
-            entry.size = node.size
-            entry.open = node.open
-        elif kind == stat.S_IFLNK:
-            entry.target = node.link.encode("utf-8", "surrogateescape")
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            entry.device = _ext_device(*unpack_from("<II", bytes(inode.i_block)))
-        return entry, inode.i_links_count
-
-
-def _ext_device(old: int, new: int) -> int:
-    """A device's number in its two forms. Source: <linux/kdev_t.h>."""
-    if old:
-        return os.makedev(old >> 8 & 0xFF, old & 0xFF)
-    return os.makedev((new & 0xFFF00) >> 8, new & 0xFF | new >> 12 & 0xFFF00)
-
-
-def _high(inode: Any, name: str) -> int:
-    return int(getattr(inode, name, 0))
-
-
-def _ext_attribute(found: Any) -> tuple[bytes, bytes]:
-    prefix = _POSIX.get(found.entry.e_name_index, b"unknown.")
-    name = bytes(found.entry.e_name)
-    value = bytes(found.value)
-    if found.entry.e_name_index in (2, 3):
-        return prefix, _ext_acl(value)
-    return prefix + name, value
-
-
-def _ext_acl(value: bytes) -> bytes:
-    """The disk's form of an ACL as xattr's. Source: fs/ext4/acl.h, <linux/posix_acl_xattr.h>."""
-    out = pack("<I", 2)
-    at = 4
-    while at + 4 <= len(value):
-        tag, rights = unpack_from("<HH", value, at)
-        at += 4
-        identity = 0xFFFFFFFF
-        if tag in _NAMED:
-            identity = unpack_from("<I", value, at)[0]
-            at += 4
-        out += pack("<HHI", tag, rights, identity)
-    return out
-
-
-class _Xfs(_System):
-    def __init__(self, stream: _Stream) -> None:
-        super().__init__()
-        from dissect.xfs.xfs import XFS
-
-        self._fs = XFS(stream)
-
-    def root(self) -> Any:
-        return self._fs.root
-
-    def entry(self, node: Any, path: bytes) -> tuple[Entry, int]:
-        inode = node.inode
-        entry = Entry(path, inode.di_mode, inode.di_uid, inode.di_gid, node.mtime_ns)
-        kind = stat.S_IFMT(inode.di_mode)
-        if inode.di_forkoff:
-            entry.xattrs = self._attributes(node, inode)
-        if kind == stat.S_IFREG:
-            entry.size = node.size
-            entry.open = node.open
-        elif kind == stat.S_IFLNK:
-            entry.target = node.link.encode("utf-8", "surrogateescape")
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            word = int.from_bytes(node.datafork().read(4), "big")
-            entry.device = os.makedev(word >> 18, word & 0x3FFFF)
-        return entry, inode.di_nlink or inode.di_onlink
-
-    def _attributes(self, node: Any, inode: Any) -> tuple[tuple[bytes, bytes], ...]:
-        """Those in the inode itself. Source: XFS Algorithms and Data Structures, "Shortform Attributes"."""
-        if inode.di_aformat != 1:  # XFS_DINODE_FMT_LOCAL
-            self._loses("attributes that XFS keeps outside of an inode")
-            return ()
-        data = node.attrfork().read()
-        count, at, found = data[2] if len(data) > 3 else 0, 4, []
-        for _ in range(count):
-            name_size, value_size, flags = data[at : at + 3]
-            name = data[at + 3 : at + 3 + name_size]
-            value = data[at + 3 + name_size : at + 3 + name_size + value_size]
-            at += 3 + name_size + value_size
-            if flags & 2 and name in (b"SGI_ACL_FILE", b"SGI_ACL_DEFAULT"):
-                found.append((_POSIX[2 if name.endswith(b"FILE") else 3], _xfs_acl(value)))
-            else:
-                found.append(((b"trusted." if flags & 2 else b"security." if flags & 4 else b"user.") + name, value))
-        return tuple(sorted(found))
-
-
-def _xfs_acl(value: bytes) -> bytes:
-    out = pack("<I", 2)
-    for index in range(unpack_from(">I", value)[0]):
-        tag, identity, rights = unpack_from(">IIH", value, 4 + 12 * index)
-        out += pack("<HHI", tag, rights, identity if tag in _NAMED else 0xFFFFFFFF)
-    return out
-
-
-class _Btrfs(_System):
-    def __init__(self, stream: _Stream, subvolume: str) -> None:
-        super().__init__()
-        from dissect.btrfs.btrfs import Btrfs
-
-        self._fs = Btrfs(stream)
-        kind, _, word = subvolume.partition("=")
-        found = self._fs.default_subvolume
-        if kind == "subvol":
-            found = self._fs.find_subvolume(word.strip("/"))
-        elif kind == "subvolid":
-            found = self._fs.open_subvolume(int(word))
-        if found is None:
-            raise DiskError(f"there is no subvolume {word}")
-        self._root = found.root
-
-    def root(self) -> Any:
-        return self._root
-
-    def children(self, node: Any) -> list[tuple[bytes, Any]]:
-        found = [(name.encode("utf-8", "surrogateescape"), child) for name, child in node.iterdir()]
-        return [(name, child) for name, child in found if name not in (b".", b"..", b"")]
-
-    def entry(self, node: Any, path: bytes) -> tuple[Entry, int]:
-        entry = Entry(path, node.mode, node.uid, node.gid, node.mtime_ns)
-        kind = stat.S_IFMT(node.mode)
-        attributes = []
-        for _, data in node.subvolume.tree.cursor().iter(node.inum, _XATTR_ITEM, 0, ignore_offset=True):
-            at = 0
-            while at + 30 <= len(data):
-                value_size, name_size = unpack_from("<HH", data, at + 25)
-                name = bytes(data[at + 30 : at + 30 + name_size])
-                attributes.append((name, bytes(data[at + 30 + name_size : at + 30 + name_size + value_size])))
-                at += 30 + name_size + value_size
-        entry.xattrs = tuple(sorted(attributes))
-        if kind == stat.S_IFREG:
-            entry.size = node.size
-            entry.open = node.open
-        elif kind == stat.S_IFLNK:
-            entry.target = node.link.encode("utf-8", "surrogateescape")
-        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-            entry.device = os.makedev(node.inode.rdev >> 20, node.inode.rdev & 0xFFFFF)
-        return entry, node.inode.nlink
-
-
 class DissectTree:
     """The joined file systems of a guest. `mounts` are path -> system, the root at b""."""
 
-    def __init__(self, mounts: dict[bytes, _System]) -> None:
+    def __init__(self, mounts: dict[bytes, System]) -> None:
         self.losses: list[str] = []  # complete when the walk is
         self._mounts = mounts
-        self._listing: Callable[[bytes], tuple[dict[bytes, Any], _System]] = lru_cache(64)(self._list)
+        self._listing: Callable[[bytes], tuple[dict[bytes, Any], System]] = lru_cache(64)(self._list)
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in order. Raises TreeError for what the libraries can't read."""
@@ -290,7 +70,7 @@ class DissectTree:
         found = [item for system in self._mounts.values() for item in system.losses.items()]
         self.losses[:] = [f"{what} of {count} entries: not read" for what, count in found]
 
-    def _made(self, system: _System, node: Any, path: bytes, seen: dict[tuple[int, int], bytes] | None) -> Entry:
+    def _made(self, system: System, node: Any, path: bytes, seen: dict[tuple[int, int], bytes] | None) -> Entry:
         try:
             entry, links = system.entry(node, path)
         except Exception as error:  # each library has its own
@@ -302,7 +82,7 @@ class DissectTree:
             entry.open = _opener(node, path)
         return entry
 
-    def _list(self, path: bytes) -> tuple[dict[bytes, Any], _System]:
+    def _list(self, path: bytes) -> tuple[dict[bytes, Any], System]:
         """The children of a directory by their names, and the file system that it is in. Raises KeyError."""
         if path in self._mounts:
             system = self._mounts[path]
@@ -316,7 +96,7 @@ class DissectTree:
         except Exception as error:  # each library has its own
             raise TreeError(f"{shown(path)} can't be listed: {error}", _HINT) from None
 
-    def _find(self, path: bytes) -> tuple[_System, Any] | None:
+    def _find(self, path: bytes) -> tuple[System, Any] | None:
         if path in self._mounts:
             return self._mounts[path], self._mounts[path].root()
         folder, _, name = path.rpartition(b"/")
@@ -375,17 +155,17 @@ def _opener(node: Any, path: bytes) -> Callable[[], Content]:
     return lambda: _Content(node, path)
 
 
-def _open(volume: Volume, subvolume: str, work: str) -> _System:
+def _open(volume: Volume, subvolume: str, work: str) -> System:
     """A volume's file system. Raises DiskError."""
     assert volume.file_system
     kind = volume.file_system.type
     try:
         if kind.startswith("ext"):
             blocks = _replayed(volume, work) if volume.file_system.dirty else volume.blocks
-            return _Ext(_Stream(blocks))
+            return Ext(Stream(blocks))
         if kind == "xfs":
-            return _Xfs(_Stream(volume.blocks))
-        return _Btrfs(_Stream(volume.blocks), subvolume)
+            return Xfs(Stream(volume.blocks))
+        return Btrfs(Stream(volume.blocks), subvolume)
     except ImportError:
         raise _NO_DISSECT from None
     except JoeyError:
@@ -435,7 +215,7 @@ class DissectGuest:
 
 def read_guest(work: str, volumes: list[Volume], wanted: str, skipped: list[str]) -> DissectGuest:
     """Read a guest's volumes as its fstab says. `skipped` are mount points to do without. Raises DiskError."""
-    found: list[tuple[Volume, _System]] = []
+    found: list[tuple[Volume, System]] = []
     for volume in guest.candidates(volumes, wanted):
         for subvolume in ("", "subvol=@", "subvol=root", "subvol=@rootfs") if volume.type == "btrfs" else ("",):
             try:
