@@ -56,15 +56,20 @@ def write_atomically(path: str, text: str | bytes, mode: int = 0o600) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-        while data:
-            data = data[os.write(fd, data) :]
+        write_all(fd, text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape"))
     except BaseException:
         os.close(fd)
         os.unlink(temporary)
         raise
     os.close(fd)
     os.rename(temporary, path)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write every byte: one write(2) may take fewer than it is given. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def find_program(name: str) -> str:

@@ -15,6 +15,7 @@ from .inventory.packages import packages
 from .pack import Packer, Report
 from .trees.entry import Entry, shown
 from .trees.entry import opened as content_of
+from .trees.paths import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,16 +76,11 @@ def verify(source: Source, opened: Opened, recipe: Recipe, image: Image, progres
     return verdict
 
 
-def key(path: bytes) -> bytes:
-    """Sorts paths as a walk meets them: a zero is less than any byte of a name."""
-    return path.replace(b"/", b"\0")
-
-
 def _ordered(entries: LayerReader, index: int) -> Iterator[tuple[bytes, int, Entry]]:
     """(key, minus the layer's place, entry). Raises ImageError where a layer is not in the order of a walk."""
     last = None
     for entry in entries:
-        found = key(entry.path)
+        found = in_order(entry.path)
         if last is not None and found <= last:
             raise ImageError(
                 f"layer {index + 1} is not in order at {shown(entry.path)}", "joey did not write this image"
@@ -111,11 +107,11 @@ def _walk(ours: Iterator[Entry], theirs: Iterator[Entry], verdict: Verdict, prog
     mine, other = next(ours, None), next(theirs, None)
     buffers = memoryview(bytearray(_CHUNK)), memoryview(bytearray(_CHUNK))
     while mine is not None or other is not None:
-        if other is None or (mine is not None and key(mine.path) < key(other.path)):
+        if other is None or (mine is not None and in_order(mine.path) < in_order(other.path)):
             assert mine
             verdict.differs(mine.path, f"the {mine.kind} is not in the image")
             mine = next(ours, None)
-        elif mine is None or key(other.path) < key(mine.path):
+        elif mine is None or in_order(other.path) < in_order(mine.path):
             verdict.differs(other.path, f"the {other.kind} is in the image only")
             other = next(theirs, None)
         else:

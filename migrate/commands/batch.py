@@ -11,7 +11,7 @@ from ...compat.errors import JoeyError
 from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table, plain
 from .. import batch
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -9,7 +9,7 @@ from ...runtime.tables import Table
 from ..image.layout import Layout
 from ..image.read import open_image
 from ..image.reference import parse
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 
 
 def run(arguments: Arguments) -> int:

@@ -9,7 +9,7 @@ from ..image.digest import ImageError
 from ..image.layout import REF_NAME, Layout
 from ..image.read import Image
 from ..image.reference import parse
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 
 
 def run(arguments: Arguments) -> int:

@@ -12,7 +12,7 @@ from ..image.layout import Layout
 from ..image.read import open_image
 from ..image.reference import parse
 from ..progress import Progress
-from ..recipe.text import parse_size
+from ..sizes import parse_size
 
 
 def run(arguments: Arguments) -> int:

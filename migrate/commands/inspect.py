@@ -12,7 +12,7 @@ from ...runtime.tables import Table, plain
 from ..inventory.page import page
 from ..inventory.take import take
 from ..progress import Progress
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 from ..sources.open import source_of
 from ..work import Work
 from .migrate import SOURCE_OPTIONS, options_of

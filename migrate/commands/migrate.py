@@ -18,7 +18,7 @@ from ..progress import Progress
 from ..recipe import text as recipe_text
 from ..recipe.model import Recipe
 from ..recipe.propose import propose
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 from ..sources.contract import Options
 from ..sources.open import source_of
 from ..verify import verify

@@ -10,7 +10,7 @@ from ..image.read import open_image
 from ..image.reference import parse
 from ..progress import Progress
 from ..recipe.model import Recipe
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 from ..sources.open import source_of
 from ..verify import Verdict, verify
 from ..work import Work

@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 import queue
 import threading
-from typing import Protocol
+
+from .compress import Stream
 
 CHUNK = 1 << 19
 _BUFFERS = 4
 
 
-class Source(Protocol):
-    def readinto(self, buffer: memoryview, /) -> int: ...
-
-
 class ReadAhead(io.RawIOBase):
     """A stream that is read by a thread, four chunks ahead. What the thread meets is raised where it would be."""
 
-    def __init__(self, file: Source) -> None:
+    def __init__(self, file: Stream) -> None:
         self._file = file
         self._full: queue.SimpleQueue[memoryview | BaseException] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()

@@ -150,9 +150,7 @@ def _store(file: Any, layout: Layout) -> tuple[str, bytes]:
         while data := file.read(1 << 20):
             head = head or data[:8]
             found.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(blob.fd, view) :]
+            blob.write(data)
     except BaseException:
         blob.drop()
         raise

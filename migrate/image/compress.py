@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lzma
 import zlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ...compat.errors import JoeyError
 
@@ -17,6 +17,12 @@ MEDIA_TYPES = {"gzip": f"{LAYER}+gzip", "zstd": f"{LAYER}+zstd", "none": LAYER}
 DEFAULT_LEVELS = {"gzip": 1, "zstd": 1, "none": 0}
 _XZ_MEMORY = 128 << 20  # what `xz -9` takes is 65 MiB
 _LEVELS = {"gzip": (0, 3), "zstd": (1, 19), "none": (0, 0)}
+
+
+class Stream(Protocol):
+    """What a tar is read from: bytes in order, once."""
+
+    def readinto(self, buffer: memoryview, /) -> int: ...
 
 
 class Compressor(Protocol):
@@ -107,7 +113,7 @@ class _Xz:
                 return data
 
 
-def reader(file: IO[bytes], kind: str) -> IO[bytes]:
+def reader(file: IO[bytes], kind: str) -> Stream:
     """A stream of what is in a compressed one; several members or frames are one stream. Not seekable.
 
     Raises JoeyError where the library is missing. Reading raises OSError, EOFError, zlib.error and the like for bad
@@ -117,11 +123,11 @@ def reader(file: IO[bytes], kind: str) -> IO[bytes]:
         try:
             from isal import igzip
 
-            return igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call,return-value]
+            return igzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[no-untyped-call]
         except ImportError:  # on a host with nothing but the kit
             import gzip
 
-            return gzip.GzipFile(fileobj=file, mode="rb")  # type: ignore[return-value]
+            return gzip.GzipFile(fileobj=file, mode="rb")
     if kind == "zstd":
         try:
             import zstandard
@@ -137,8 +143,8 @@ def reader(file: IO[bytes], kind: str) -> IO[bytes]:
 
         return bz2.BZ2File(file)
     if kind == "xz":
-        return _Xz(file)  # type: ignore[return-value]
-    return file
+        return _Xz(file)
+    return cast("Stream", file)
 
 
 def errors() -> tuple[type[Exception], ...]:

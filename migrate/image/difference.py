@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..trees.paths import in_order
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -93,7 +95,7 @@ def _drop(found: dict[bytes, Facts], folder: bytes, keep: set[bytes]) -> None:
 
 def differences(old: dict[bytes, Facts], new: dict[bytes, Facts], times: bool) -> Iterator[Difference]:
     """The differences by path; those of time alone only where asked for."""
-    for path in sorted(old.keys() | new.keys(), key=lambda path: path.replace(b"/", b"\0")):
+    for path in sorted(old.keys() | new.keys(), key=in_order):
         before, after = old.get(path), new.get(path)
         if before is None:
             assert after is not None

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 from ...compat.errors import JoeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -21,6 +25,16 @@ def check(digest: object) -> str:
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise ImageError(f"{digest!r} is not a sha256 digest")
     return digest
+
+
+def of_file(path: str, done: Callable[[int], object] = lambda count: None) -> str:
+    """The digest of a file; `done` is told the size of each piece. Raises OSError."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            found.update(data)
+            done(len(data))
+    return f"sha256:{found.hexdigest()}"
 
 
 def of(data: bytes) -> str:

@@ -17,6 +17,8 @@ from .digest import ImageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from .compress import Stream
+
 _BLOCK = 512
 _LARGEST_HEADER = 8 << 20  # of pax records or a long name
 _LONGEST_PATH = 4096
@@ -58,7 +60,7 @@ class LayerReader:
     `unpacked` counts its bytes so far; more than `most` of them, or `most_entries` entries, are an error.
     """
 
-    def __init__(self, file: IO[bytes], name: str, most: int = 1 << 60, most_entries: int = 1 << 40) -> None:
+    def __init__(self, file: Stream, name: str, most: int = 1 << 60, most_entries: int = 1 << 40) -> None:
         self._file = file
         self._name = name
         self._most = most
@@ -132,7 +134,7 @@ class LayerReader:
 
     def _read_into(self, buffer: memoryview) -> int:
         try:
-            count = self._file.readinto(buffer)  # type: ignore[attr-defined]
+            count = self._file.readinto(buffer)
         except OSError as error:
             if error.errno is not None:
                 raise

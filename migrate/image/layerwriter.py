@@ -7,12 +7,12 @@ them is a short queue of chunks, so memory stays the same for layers of any size
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 from typing import TYPE_CHECKING
 
 from ...compat.errors import JoeyError
+from ...compat.files import write_all
 from ..trees.entry import Entry, opened, shown
 from . import compress, tarheader
 
@@ -131,9 +131,7 @@ class LayerWriter:
             return
         self._packed.update(data)
         self._size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        write_all(self._fd, data)
 
     def close(self) -> Written:
         """Finish the layer. Raises what the writing thread met: OSError (ENOSPC)."""

@@ -13,6 +13,7 @@ import secrets
 from typing import Any
 
 from ...compat.errors import JoeyError
+from ...compat.files import write_all
 from . import digest as digests
 from .digest import ImageError
 
@@ -147,9 +148,7 @@ class Blob:
 
     def write(self, data: bytes) -> None:
         """Write all of it. Raises OSError."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.fd, view) :]
+        write_all(self.fd, data)
 
     def keep(self, digest: str) -> None:
         """Give it its name; a blob of that name and size that is there already stays."""

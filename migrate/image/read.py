@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from . import compress
 from .ahead import ReadAhead
 from .build import ARCHITECTURES
-from .digest import ImageError
+from .digest import ImageError, of_file
 from .layerreader import LayerReader
 from .layout import INDEX, REF_NAME, Layout, objects
 
@@ -61,12 +61,7 @@ class Image:
         size = os.path.getsize(path)
         if size != layer.get("size"):
             raise ImageError(f"layer {layer['digest']} has {size} bytes, not {layer.get('size')}")
-        found = hashlib.sha256()
-        with open(path, "rb") as file:
-            while data := file.read(_CHUNK):
-                found.update(data)
-                done(len(data))
-        if f"sha256:{found.hexdigest()}" != layer["digest"]:
+        if of_file(path, done) != layer["digest"]:
             raise ImageError(f"layer {layer['digest']} does not have that digest: it is damaged")
         return path
 
@@ -80,9 +75,7 @@ class Image:
             try:
                 with open(path, "rb") as file:
                     while data := file.read(_CHUNK):
-                        view = memoryview(data)
-                        while view:
-                            view = view[os.write(blob.fd, view) :]
+                        blob.write(data)
             except BaseException:
                 blob.drop()
                 raise
@@ -97,12 +90,12 @@ class Image:
 class _Hashing:
     """A stream whose bytes are hashed as they pass."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: compress.Stream) -> None:
         self._file = file
         self.hash = hashlib.sha256()
 
     def readinto(self, buffer: memoryview) -> int:
-        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        count = self._file.readinto(buffer)
         if count:
             self.hash.update(buffer[:count])
         return count

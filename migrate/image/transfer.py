@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .connection import Name
-from .digest import ImageError
+from .digest import ImageError, of_file
 from .digest import check as check_digest
 from .layout import INDEX, MANIFEST, objects, parse
 from .read import LISTS, Image, of_here
@@ -29,7 +29,7 @@ def push(image: Image, name: Name, insecure: bool, progress: Progress) -> str:
             path = image.layout.blob(blob["digest"])
             size = os.path.getsize(path)
             with open(path, "rb") as file:
-                registry.push(blob["digest"], file, size, lambda count, before=before: progress.at(before + count))  # type: ignore[misc]
+                registry.push(blob["digest"], file, size, partial(_at, progress, before))
             before += size
         with open(image.layout.blob(image.descriptor["digest"]), "rb") as file:
             data = file.read()
@@ -71,7 +71,7 @@ def pull(name: Name, layout: Layout, tag: str, insecure: bool, progress: Progres
 def _pull_blob(registry: Registry, blob: dict[str, Any], layout: Layout, before: int, progress: Progress) -> None:
     digest = check_digest(blob.get("digest"))
     target = f"{layout.path}/blobs/sha256/{digest.partition(':')[2]}"
-    if os.path.isfile(target) and os.path.getsize(target) == blob["size"] and _is(target, digest):
+    if os.path.isfile(target) and os.path.getsize(target) == blob["size"] and of_file(target) == digest:
         return
     partial = f"{layout.path}/blobs/sha256/.partial-{digest.partition(':')[2]}"
     fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -82,10 +82,5 @@ def _pull_blob(registry: Registry, blob: dict[str, Any], layout: Layout, before:
     os.rename(partial, target)
 
 
-def _is(path: str, digest: str) -> bool:
-    """Whether a file has a digest."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            found.update(data)
-    return f"sha256:{found.hexdigest()}" == digest
+def _at(progress: Progress, before: int, count: int) -> None:
+    progress.at(before + count)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ...compat import xattrs
 from ...compat.errors import KernelError
+from ...compat.files import write_all
 from ...compat.rootpath import Root
 from ..trees.entry import Entry, opened, shown
 from .digest import ImageError
@@ -185,9 +186,7 @@ class Unpacker:
         try:
             with opened(entry) as content:
                 while count := content.readinto(self._buffer):
-                    view = self._buffer[:count]
-                    while view:
-                        view = view[os.write(fd, view) :]
+                    write_all(fd, self._buffer[:count])
             self._attributes(entry, fd)
         finally:
             os.close(fd)

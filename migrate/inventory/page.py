@@ -6,7 +6,7 @@ import html
 import math
 from typing import TYPE_CHECKING
 
-from ..recipe.text import shown_size
+from ..sizes import shown_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compat.errors import JoeyError
 from ..image import compress
+from ..sizes import parse_size, shown_size
 from .model import VERSION, Exclude, ImageSettings, Recipe
 from .rules import BY_NAME, RULES, pattern
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 _LARGEST = 1 << 20
 _PORT = re.compile(r"([1-9]\d{0,4})(/(tcp|udp|sctp))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,254}")
-_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class RecipeError(JoeyError):
@@ -351,19 +351,3 @@ def _top_list(key: str, values: list[str], comment: str) -> list[str]:
     if not values:
         return [f"{key}: []  # {comment}"]
     return [f"{key}:  # {comment}", *(f"  - {_quoted(value)}" for value in values)]
-
-
-def parse_size(word: str) -> int | None:
-    """A size as people write it, "8G" or "512 KiB", in bytes; None for what is none."""
-    match = re.fullmatch(r"(\d{1,12})\s*([kmgt]?)(i?b)?", word.strip().lower())
-    return int(match[1]) * _SIZES[match[2]] if match else None
-
-
-def shown_size(size: int) -> str:
-    """A size for people: "3.4 MiB"."""
-    value = float(size)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{size} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

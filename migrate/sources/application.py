@@ -6,7 +6,6 @@ An archive with a whole root file system in it is a machine like any other, and 
 from __future__ import annotations
 
 import calendar
-import hashlib
 import os
 import re
 import stat
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from ...compat.errors import UsageError
 from ..image import compress, tarheader
+from ..image.digest import of_file
 from ..inventory.application import look
 from ..trees.entry import Entry, TreeError
 from ..trees.folder import FolderTree
@@ -46,7 +46,8 @@ def is_archive(path: str) -> bool:
             if kind == "none":
                 return False
             file.seek(0)
-            return compress.reader(file, kind).read(512)[257:262] == b"ustar"
+            block = bytearray(512)
+            return compress.reader(file, kind).readinto(memoryview(block)) >= 262 and block[257:262] == b"ustar"
     except broken:
         return False
 
@@ -95,12 +96,8 @@ class ApplicationSource:
 
     def _unpack(self) -> None:
         """Put the archive into the work folder as a plain tar, and note its digest."""
-        found = hashlib.sha256()
+        self._digest = of_file(self._path)
         with open(self._path, "rb") as file:
-            while data := file.read(_CHUNK):
-                found.update(data)
-            self._digest = f"sha256:{found.hexdigest()}"
-            file.seek(0)
             head = file.read(6)
             file.seek(0)
             broken: tuple[type[Exception], ...] = (*compress.errors(), zipfile.BadZipFile, NotImplementedError)
@@ -147,11 +144,12 @@ def _top(tree: Tree) -> bytes:
     return names[0] if entry is not None and entry.kind == "directory" else b""
 
 
-def _copy(stream: IO[bytes], target: IO[bytes], size: int, done: Callable[[str, float], None]) -> None:
+def _copy(stream: compress.Stream, target: IO[bytes], size: int, done: Callable[[str, float], None]) -> None:
     total = 0
-    while data := stream.read(_CHUNK):
-        target.write(data)
-        total += len(data)
+    buffer = memoryview(bytearray(_CHUNK))
+    while count := stream.readinto(buffer):
+        target.write(buffer[:count])
+        total += count
         if total > _LARGEST:
             raise TreeError(f"the archive unpacks to more than {_LARGEST >> 40} TiB")
         done("unpacking the archive", min(total / (size * 4 + 1), 1))

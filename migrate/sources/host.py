@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from ..image import tarheader
 from ..trees.entry import LARGEST_READ, Content, Entry, TreeError, shown
 from ..trees.indexed import IndexedTree
+from ..trees.paths import in_order
 from ..trees.spool import SpoolTree
 from .contract import Opened, Options
-from .listing import FORMAT, Row, in_order, mounts, states, write_states
+from .listing import FORMAT, Row, mounts, states, write_states
 from .listing import rows as read_rows
 from .ssh import Ssh, SshError, parse
 

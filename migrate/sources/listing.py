@@ -8,6 +8,7 @@ from typing import IO, NamedTuple
 
 from ...runtime.tables import plain
 from ..trees.entry import Entry
+from ..trees.paths import in_order
 from .ssh import SshError
 
 FORMAT = "%y\\0%m\\0%U\\0%G\\0%s\\0%b\\0%T@\\0%C@\\0%D:%i\\0%n\\0%l\\0%p\\0"
@@ -26,11 +27,6 @@ class Row(NamedTuple):
 
     state: bytes
     entry: Entry
-
-
-def in_order(path: bytes) -> bytes:
-    """Sorts paths as a walk meets them."""
-    return path.replace(b"/", b"\0")
 
 
 def states(path: str) -> dict[bytes, bytes]:

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
 MAX_LINKS = 40
 
 
+def in_order(path: bytes) -> bytes:
+    """Sorts paths as a walk meets them: a zero is less than any byte of a name."""
+    return path.replace(b"/", b"\0")
+
+
 def resolve(path: bytes, link: Callable[[bytes], bytes | None]) -> bytes:
     """Where a path leads when the tree's root is `/`: `..` at the root stays there, more than 40 links lead nowhere.
 
