@@ -456,3 +456,46 @@ def test_no_bytes_crash_the_parsers(data: bytes, place: int, magic: bytes, tmp_p
             parser(blocks)
         except DiskError:
             continue
+
+
+def test_a_spare_does_not_stand_for_its_array(tmp_path: Path) -> None:
+    """Role 0xffff in the table of roles, or a rebuild under way. Source: <linux/raid/md_p.h>."""
+    for role, features in ((0xFFFF, 0), (0xFFFE, 0), (1, 2)):
+        block = bytearray(512)
+        struct.pack_into("<III", block, 0, 0xA92B4EFC, 1, features)
+        struct.pack_into("<i", block, 72, 1)
+        struct.pack_into("<Q", block, 80, 16)
+        struct.pack_into("<Q", block, 128, 16)
+        struct.pack_into("<Q", block, 144, 8)
+        struct.pack_into("<I", block, 220, 2)
+        struct.pack_into("<H", block, 256, role)
+        volume = blocks_of(bytes(4096) + bytes(block) + bytes(MIB), tmp_path)
+        with pytest.raises(DiskError, match="is a spare"):
+            member("it", volume)
+        struct.pack_into("<I", block, 8, 0)
+        struct.pack_into("<H", block, 256, 1)
+        assert member("it", blocks_of(bytes(4096) + bytes(block) + bytes(MIB), tmp_path)) is not None
+
+
+@pytest.mark.parametrize(
+    ("second", "word"), [(1, ""), (2, "leave a gap"), (0, "leave a gap")]
+)
+def test_segments_of_a_volume_follow_one_another(second: int, word: str, tmp_path: Path) -> None:
+    text = f"""vg {{ seqno = 1 extent_size = 8 physical_volumes {{ pv0 {{ id = "a" pe_start = 8 }} }}
+      logical_volumes {{ lv {{ status = ["VISIBLE"]
+        segment1 {{ start_extent = 0 extent_count = 1 type = "striped" stripe_count = 1 stripes = ["pv0", 0] }}
+        segment2 {{ start_extent = {second} extent_count = 1 type = "striped" stripe_count = 1 stripes = ["pv0", 3] }} }} }} }}"""
+    disk = lvm.PhysicalVolume("pv", blocks_of(bytes(MIB), tmp_path), "a", text)
+    (found,) = lvm.logical_volumes([disk])
+    assert word in found.error
+    assert (found.blocks is None) == bool(word)
+
+
+def test_an_extended_partition_with_nothing_in_it(tmp_path: Path) -> None:
+    disk = bytearray(MIB)
+    disk[510:512] = b"\x55\xaa"
+    struct.pack_into("<BBBBBBBBII", disk, 446, 0, 0, 0, 0, 0x83, 0, 0, 0, 1, 8)
+    struct.pack_into("<BBBBBBBBII", disk, 462, 0, 0, 0, 0, 5, 0, 0, 0, 100, 100)
+    found = partitions(blocks_of(bytes(disk), tmp_path))
+    assert found is not None
+    assert [part.number for part in found] == [1]
