@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from joey.migrate.image.layout import Layout
+from joey.migrate.image.read import open_image
+
 from ..conftest import Joey
 from .guests import listing, run
 from .test_disks import DROPPED, assert_same, digest
@@ -211,3 +214,44 @@ def test_whiteouts_of_an_image_that_is_a_source(joey: Joey, tmp_path: Path) -> N
 def test_verify_at_once(ext4: Path, joey: Joey, tmp_path: Path) -> None:
     joey("migrate", str(ext4), "--verify", "--to", f"oci:{tmp_path}/images:it")
     joey("image", "verify", f"{tmp_path}/images:it")
+
+
+def test_every_layer_has_the_directories_above_what_is_in_it(ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    """With their modes and owners, without their times: none depends on another, and like machines share them."""
+    joey("migrate", str(ext4), "--to", f"oci:{tmp_path}/images:it")
+    found = open_image(Layout(str(tmp_path / "images")))
+    names = [layer["annotations"]["io.joey.layer"] for layer in found.layers]
+    assert names[-1] == "directories"
+    checked = 0
+    for index, name in enumerate(names):
+        with found.open_layer(index) as layer:
+            seen: dict[bytes, tuple[int, int, int]] = {}
+            for entry in layer.reader():
+                if entry.path:
+                    assert entry.path.rpartition(b"/")[0] in seen, (name, entry.path)
+                    checked += 1
+                if entry.kind == "directory":
+                    seen[entry.path] = entry.mode, entry.uid, entry.mtime
+        if name == "data":
+            assert seen[b"home/user"][1:] == (1000, 0)
+        if name == "directories":
+            assert seen[b"home/user/nasty/empty"][2] == 1_000_000_000
+    assert checked > 60
+
+
+def test_a_write_that_takes_only_a_part(tmp_path: Path) -> None:
+    """On a disk with two pages left write(2) takes two pages: no blob stays that is not what its digest says."""
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=256k", "none", small)
+    try:
+        layout = Layout(str(small / "images"))
+        layout.create()
+        room = os.statvfs(small)
+        (small / "filler").write_bytes(bytes((room.f_bavail - 2) * room.f_frsize))
+        with pytest.raises(OSError, match="No space left"):
+            layout.put(b"x" * 20000)
+        layout.close()
+        assert list((small / "images/blobs/sha256").iterdir()) == []
+    finally:
+        run("umount", small)

@@ -477,9 +477,7 @@ def test_a_spare_does_not_stand_for_its_array(tmp_path: Path) -> None:
         assert member("it", blocks_of(bytes(4096) + bytes(block) + bytes(MIB), tmp_path)) is not None
 
 
-@pytest.mark.parametrize(
-    ("second", "word"), [(1, ""), (2, "leave a gap"), (0, "leave a gap")]
-)
+@pytest.mark.parametrize(("second", "word"), [(1, ""), (2, "leave a gap"), (0, "leave a gap")])
 def test_segments_of_a_volume_follow_one_another(second: int, word: str, tmp_path: Path) -> None:
     text = f"""vg {{ seqno = 1 extent_size = 8 physical_volumes {{ pv0 {{ id = "a" pe_start = 8 }} }}
       logical_volumes {{ lv {{ status = ["VISIBLE"]
