@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from . import cdata
@@ -14,6 +15,17 @@ _set = cdata.function(
 )
 _remove = cdata.function("fremovexattr", cdata.c_int, cdata.c_int, cdata.c_char_p)
 _list = cdata.function("flistxattr", cdata.c_long, cdata.c_int, cdata.c_void_p, cdata.c_size_t)
+_get_link, _get_path = (
+    cdata.function(name, cdata.c_long, cdata.c_char_p, cdata.c_char_p, cdata.c_void_p, cdata.c_size_t)
+    for name in ("lgetxattr", "getxattr")
+)
+_set_link, _set_path = (
+    cdata.function(name, cdata.c_int, cdata.c_char_p, cdata.c_char_p, cdata.c_void_p, cdata.c_size_t, cdata.c_int)
+    for name in ("lsetxattr", "setxattr")
+)
+_remove_link, _remove_path = (
+    cdata.function(name, cdata.c_int, cdata.c_char_p, cdata.c_char_p) for name in ("lremovexattr", "removexattr")
+)
 
 
 def names(fd: int) -> list[str]:
@@ -39,6 +51,32 @@ def set(fd: int, name: str, value: bytes) -> None:
 def remove(fd: int, name: str) -> None:
     """Raises KernelError."""
     _check("fremovexattr", _remove(fd, os.fsencode(name)))
+
+
+def get_at(path: str, name: str, follow: bool) -> bytes:
+    """The same of a path. Raises KernelError."""
+    buffer = cdata.create_string_buffer(256)
+    call = _get_path if follow else _get_link
+    where, what = os.fsencode(path), os.fsencode(name)
+    size = call(where, what, cdata.addressof(buffer), 256)
+    if size < 0 and cdata.get_errno() == errno.ERANGE:
+        buffer = cdata.create_string_buffer(_SIZE)
+        size = call(where, what, cdata.addressof(buffer), _SIZE)
+    size = _check("getxattr", size)
+    return bytes(buffer)[:size]
+
+
+def set_at(path: str, name: str, value: bytes, follow: bool) -> None:
+    """Raises KernelError."""
+    buffer = cdata.create_string_buffer(value)
+    call = _set_path if follow else _set_link
+    _check("setxattr", call(os.fsencode(path), os.fsencode(name), cdata.addressof(buffer), len(value), 0))
+
+
+def remove_at(path: str, name: str, follow: bool) -> None:
+    """Raises KernelError."""
+    call = _remove_path if follow else _remove_link
+    _check("removexattr", call(os.fsencode(path), os.fsencode(name)))
 
 
 def _check(call: str, result: int) -> int:

@@ -54,6 +54,10 @@ class Options:
 
 def steps(bundle: Bundle, plan: Plan, state: State, options: Options) -> Start:
     """The steps of one start. Opens the channel and, to wait for `joey start`, the start socket; runs nothing."""
+    if bundle.pretended:
+        from .unprivileged import steps as pretended_steps
+
+        return pretended_steps(bundle, plan, state, options)
     channel = Channel()
     listener = state.listen() if options.wait_for_start and os.path.isdir(state.folder) else None
     late = [name for name in ("cgroup", "time") if bundle.creates(name)]
@@ -219,12 +223,17 @@ def _parent_steps(
 
         out.append(RecordAgent(state, clone))
     out += tracer_steps(bundle, clone, state.folder)
-    watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids", "cpu.quota")]
-    if any(watched):
-        from .steps.watching import StartWatcher
+    return out + watcher_steps(bundle, plan, state)
 
-        out.append(StartWatcher(state, bundle, *watched))
-    return out
+
+def watcher_steps(bundle: Bundle, plan: Plan, state: State) -> list[Step]:
+    """The process that keeps limits which no controller keeps."""
+    watched = [plan.mechanism(f"cgroup.{name}") == "watcher" for name in ("memory", "pids", "cpu.quota")]
+    if not any(watched):
+        return []
+    from .steps.watching import StartWatcher
+
+    return [StartWatcher(state, bundle, *watched)]
 
 
 def tracer_steps(bundle: Bundle, clone: cloning.NewProcess, folder: str) -> list[Step]:

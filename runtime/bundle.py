@@ -49,6 +49,7 @@ class Bundle:
         "namespaces",
         "networks",
         "path",
+        "pretended",
         "process",
         "quota",
         "rewritten",
@@ -70,6 +71,7 @@ class Bundle:
         self.quota: DiskQuota | None = None  # limits of its directories
         self.tracing: TracerOptions | None = None  # how its processes are traced, where they are
         self.users: HostIds | None = None  # where its user namespace is emulated
+        self.pretended = False  # a tracer makes all that its namespaces would (runtime/unprivileged.py)
         self.linux: dict[str, Any] = config.get("linux") or {}
         self.namespaces: dict[str, str] = {
             entry["type"]: entry.get("path", "") for entry in self.linux.get("namespaces") or []
@@ -101,6 +103,12 @@ class Bundle:
         entries = [entry for entry in self.linux["namespaces"] if entry["type"] != "user"]
         self.linux = {**self.linux, "namespaces": entries}
         del self.namespaces["user"]
+
+    def pretend(self) -> None:
+        """Have it run as this user's own processes, without any namespace."""
+        self.pretended = True
+        self.linux = {**self.linux, "namespaces": []}
+        self.namespaces = {}
 
     def hooks(self, kind: str) -> list[dict[str, Any]]:
         """The hooks of one kind ("poststop"), in their order."""

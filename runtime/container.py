@@ -37,6 +37,9 @@ def start(container: State) -> None:
         os.unlink(path)  # connected is started, whatever becomes of this joey
         try:
             channel.wait_for_exec()
+        except JoeyError:
+            kill_process(container)  # it is about to end: a command after this one is to find it stopped
+            raise
         finally:
             channel.close()
     finally:
@@ -103,6 +106,10 @@ def take_down(container: State) -> None:
             from . import views
 
             views.take_down(container)
+        if container.is_pretended:
+            from . import unprivileged
+
+            unprivileged.remove(container)
         if container.layers:
             from . import layers
 

@@ -25,6 +25,10 @@ def enter_steps(
 
     `sub_groups` are groups below the container's own to run it in: controller (or "" for all) -> relative path.
     """
+    if bundle.pretended:
+        from .unprivileged import enter_steps as pretended_steps
+
+        return pretended_steps(state, bundle, plan, console_socket, keep_fds)
     channel = Channel()
     cgroup = state.cgroup.below(sub_groups)
     cgroup.beside = 0 if sub_groups else state.pid

@@ -33,6 +33,8 @@ _SECCOMP_ACTIONS = {
 
 def needs(bundle: Bundle) -> list[Need]:
     """Every feature the bundle needs, each with the field that asks first."""
+    if bundle.pretended:
+        return [*_seccomp_needs(bundle), *_resource_needs(bundle.resources)]
     out = [Need("root-change", "root.path"), Need("path-resolution", "root.path")]
     inside = "-in-userns" if "user" in bundle.namespaces else ""
     for place, entry in enumerate(bundle.linux.get("namespaces") or []):
@@ -83,6 +85,8 @@ def asks_for_views(bundle: Bundle) -> bool:
 
 def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:
     """What `exec` into a running container needs; `by_agent`: it was made with an agent inside."""
+    if bundle.pretended:
+        return _seccomp_needs(bundle)
     out = [
         Need(f"setns.{NAMESPACES[entry['type']][1]}", f"linux.namespaces[{place}]")
         for place, entry in enumerate(bundle.linux.get("namespaces") or [])
@@ -99,6 +103,8 @@ def exec_needs(bundle: Bundle, by_agent: bool) -> list[Need]:
 
 def copy_needs(bundle: Bundle) -> list[Need]:
     """Whether joey is to run from a copy of its interpreter to enter a container: those in there may trace it."""
+    if bundle.pretended:
+        return []
     capabilities = bundle.created_process.get("capabilities") or {}
     if "CAP_SYS_PTRACE" in (capabilities.get("bounding") or []) and "user" not in bundle.namespaces:
         return [Need("interpreter-copy", "process.capabilities.bounding")]

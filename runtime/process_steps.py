@@ -111,6 +111,19 @@ def process_steps(
     return out
 
 
+def seccomp_steps(bundle: Bundle, plan: Plan, channel: Channel) -> list[Step]:
+    """The last steps of a process that a tracer has by now, and that has no privilege: filters, and its signals."""
+    filter_, flags = _seccomp(bundle, plan)
+    trace = _trace_filter(bundle)
+    out: list[Step] = [process.SetNoNewPrivs()] if trace or filter_ else []
+    out.append(program.RestoreSignals(signals.blocked()))
+    if trace:
+        out.append(process.InstallSeccomp(trace, 0, channel, "what stops for the tracer"))
+    if filter_:
+        out.append(process.InstallSeccomp(filter_, flags, channel))
+    return out
+
+
 def _trace_filter(bundle: Bundle) -> bytes:
     """What stops threads for the tracer; those of a kernel without it stop at every call by themselves."""
     if not (bundle.tracing and bundle.tracing.seccomp):

@@ -132,6 +132,11 @@ class State:
         }
         files.write_atomically(f"{self.folder}/state.json", jsonio.dumps(value))
 
+    @property
+    def is_pretended(self) -> bool:
+        """Whether a tracer makes all that its namespaces would (runtime/unprivileged.py)."""
+        return self.mechanisms.get("userns") == "pretended"
+
     def alive(self) -> bool:
         """Whether the container's first process runs."""
         return self.pid > 0 and self.start_time > 0 and process.start_time(self.pid) == self.start_time
@@ -183,6 +188,8 @@ class State:
         bundle = bundles.parse(self.bundle, files.read_text(path, bundles.CONFIG_LIMIT), path)
         if self.mechanisms.get("userns", "").startswith("emulated"):
             bundle.emulate_users()
+        if self.is_pretended:
+            bundle.pretend()
         return bundle
 
     def save_resources(self, resources: dict[str, Any]) -> None:

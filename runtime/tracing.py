@@ -36,7 +36,7 @@ def options(report: KernelReport, mechanism_of: Callable[[str], str], bundle: Bu
         from .filters import compiled
 
         handlers.append(Profile(compiled(bundle.linux["seccomp"])))
-    if handlers or bundle.users:
+    if (handlers or bundle.users) and not bundle.pretended:  # whose handler keeps them too
         handlers.append(tether.Tether(bundle.users.gids.shown) if bundle.users else tether.Tether())
     programs = _by_programs(mechanism_of)
     if programs:
@@ -60,6 +60,7 @@ def limit_forks(bundle: Bundle, mechanism_of: Callable[[str], str], state: State
     from .limits import Limits
 
     limits = Limits(state.folder, bundle.resources)
-    if not any(isinstance(handler, tether.Tether) for handler in bundle.tracing.handlers):
+    kept = bundle.pretended or any(isinstance(handler, tether.Tether) for handler in bundle.tracing.handlers)
+    if not kept:
         bundle.tracing.handlers.insert(0, tether.Tether())
     bundle.tracing.handlers.append(ForkLimit(limits.count, state.cgroup.task_files))

@@ -11,7 +11,7 @@ from ..constants import CLONE_NEWUSER
 from ..errors import JoeyError
 from ..tracing import ptrace
 from ..tracing.errands import EXECS
-from ..tracing.handler import ALWAYS, ANY_BIT, Condition, Handler
+from ..tracing.handler import ALWAYS, ANY_BIT, EQUAL, Condition, Handler
 from .mapping import Ids
 from .privileges import SETGID, SETUID, Privileges
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = 512
 
+SOCKET, AF_NETLINK, _NETLINK_AUDIT = 41, 16, 9
 _CLONE, _UNSHARE, _IO_URING_SETUP = 56, 272, 425
 _MAKERS = (_CLONE, _UNSHARE)  # of a user namespace, by a flag
 _CAPSET, _CAPSET_OF_I386 = 126, 185  # the second is no call of x86-64, and by int 0x80 it would change capabilities
@@ -100,6 +101,7 @@ class Users(Handler):
             **messages.Messages(self, past).calls(),
             _IO_URING_SETUP: _is_not_there,
             _CAPSET_OF_I386: _is_not_there,
+            SOCKET: no_audit,
             _CLONE: _no_user_namespace,
             _UNSHARE: _no_user_namespace,
         }
@@ -112,6 +114,7 @@ class Users(Handler):
     def conditions(self) -> dict[int, Condition]:
         out = dict.fromkeys(self._calls, (ALWAYS, 0, 0))
         out[_CLONE] = out[_UNSHARE] = (ANY_BIT, 0, CLONE_NEWUSER)
+        out[SOCKET] = (EQUAL, 0, AF_NETLINK)
         return out
 
     def born(self, pid: int, parent: int) -> None:
@@ -204,6 +207,16 @@ def _group(tid: int) -> int:
 
 def _is_not_there(errand: Errand) -> Work:
     errand.result = -errno.ENOSYS
+    return
+    yield
+
+
+def no_audit(errand: Errand) -> Work:
+    """socket(2) of the audit system, which nobody may write to from a user namespace: programs that go on without one
+    end where they are root and are denied (sshd, login)."""
+    domain, _, protocol = (errand.argument(index) & 0xFFFFFFFF for index in range(3))
+    if (domain, protocol) == (AF_NETLINK, _NETLINK_AUDIT):
+        errand.result = -errno.EPROTONOSUPPORT
     return
     yield
 

@@ -237,7 +237,7 @@ class Identity:
         elif option == 22:  # PR_SET_SECCOMP
             yield from self._confine(errand, everybody=False)
         else:
-            errand.result = _virtual_prctl(privileges, option, value, errand.argument(2))
+            errand.result = virtual_prctl(privileges, option, value, errand.argument(2))
 
     def seccomp(self, errand: Errand) -> Work:
         if errand.argument(0) & 0xFFFFFFFF <= 1:  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER
@@ -314,11 +314,11 @@ class Identity:
                 yield PRCTL, PR_SET_PDEATHSIG, privileges.death_signal, 0, 0, 0
         shown = {_AT_UID: self._uids.shown(real), _AT_EUID: self._uids.shown(uid), _AT_GID: self._gids.shown(real_gid),
                  _AT_EGID: self._gids.shown(gid), _AT_SECURE: int(secure)}  # fmt: skip
-        _tell(pid, errand.frame[ptrace.RSP], shown)
+        tell(pid, errand.frame[ptrace.RSP], shown)
         errand.result = 0
 
 
-def _virtual_prctl(privileges: Privileges, option: int, value: int, third: int) -> int | None:
+def virtual_prctl(privileges: Privileges, option: int, value: int, third: int) -> int | None:
     """The result of a prctl(2) that is about privileges; None for another. Source: prctl(2)."""
     denied = -errno.EPERM
     if option == PR_SET_NO_NEW_PRIVS and value == 1:
@@ -379,7 +379,7 @@ def _is_readable(file: os.stat_result, who: Credentials) -> bool:
     return bool(file.st_mode & stat.S_IROTH)
 
 
-def _tell(pid: int, stack: int, values: dict[int, int]) -> None:
+def tell(pid: int, stack: int, values: dict[int, int]) -> None:
     """Change entries of a new program's auxiliary vector, behind its arguments and its environment."""
     address = stack + 8 * (ptrace.peek(pid, stack) + 2)  # argc, argv and its null
     while word := ptrace.peek(pid, address):

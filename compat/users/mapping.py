@@ -28,6 +28,10 @@ class Ids:
                 return first + outside - host
         return -1
 
+    def has(self, inside: int) -> bool:
+        """Whether a call may name an id: one that is mapped, or -1."""
+        return inside == UNCHANGED or self.outside(inside) >= 0
+
     def shown(self, outside: int) -> int:
         """The same as a process sees it."""
         found = self.inside(outside)

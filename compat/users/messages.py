@@ -23,7 +23,7 @@ _SOL_SOCKET, _SO_PEERCRED, _SCM_CREDENTIALS = 1, 17, 2
 _MOST_CONTROL = 1 << 16  # bytes of a message's control data that are looked at
 _MOST_MESSAGES = 1024  # UIO_MAXIOV
 _HEADER, _MESSAGE = 56, 64  # struct msghdr, struct mmsghdr
-_STATUS = re.compile(r"/proc/(\d+)(/task/\d+)?/status$")
+STATUS = re.compile(r"/proc/(\d+)(/task/\d+)?/status$")
 _MEMFD_CREATE, _PIPE, _DUP3, _CLOSE, _FCNTL, _GETPID = 319, 22, 292, 3, 72, 39
 _O_CLOEXEC = 0o2000000
 
@@ -59,14 +59,14 @@ class Messages:
             ptrace.write(errand.pid, address + 4, pack("<II", rules.uids.shown(uid), rules.gids.shown(gid)))
 
     def receive(self, errand: Errand) -> Work:
-        if _control(errand, errand.argument(1)) and (yield OWN) >= 0:
-            for address in _credentials(errand, errand.argument(1)):
+        if control_of(errand, errand.argument(1)) and (yield OWN) >= 0:
+            for address in credentials_of(errand, errand.argument(1)):
                 self._show(errand, address)
 
     def receive_many(self, errand: Errand) -> Work:
         count = yield OWN
         for place in range(max(0, min(count, _MOST_MESSAGES))):
-            for address in _credentials(errand, errand.argument(1) + place * _MESSAGE):
+            for address in credentials_of(errand, errand.argument(1) + place * _MESSAGE):
                 self._show(errand, address)
 
     def send(self, errand: Errand) -> Work:
@@ -81,7 +81,7 @@ class Messages:
         rules = self._users.rules
         former = []
         for header in headers:
-            for address in _credentials(errand, header):
+            for address in credentials_of(errand, header):
                 data = ptrace.read(errand.pid, address + 4, 8)
                 uid, gid = (known.outside(number) for known, number in
                             zip((rules.uids, rules.gids), unpack("<II", data), strict=True))  # fmt: skip
@@ -103,7 +103,7 @@ class Messages:
         if fd < 0 or self._users.of(errand.pid).confined:
             return
         try:
-            found = _STATUS.search(os.readlink(f"/proc/{errand.pid}/fd/{fd}"))
+            found = STATUS.search(os.readlink(f"/proc/{errand.pid}/fd/{fd}"))
         except OSError:
             return
         if found:
@@ -120,20 +120,7 @@ class Messages:
         except OSError:
             return  # it has ended
         own = of == (yield (_GETPID,))
-        content = self._translated(errand, text, own).encode("utf-8", "surrogateescape")
-        closing = _O_CLOEXEC if (yield _FCNTL, fd, 1) & 1 else 0
-        made, _ = yield from errand.with_data(b"status\0\0", lambda at: (_MEMFD_CREATE, at, 1))
-        if made >= 0:
-            _write(f"/proc/{errand.pid}/fd/{made}", content)
-        else:
-            result, data = yield from errand.with_data(bytes(8), lambda at: (_PIPE, at))
-            if result < 0:
-                return
-            made, into = unpack("<ii", data)
-            _write(f"/proc/{errand.pid}/fd/{into}", content)
-            yield _CLOSE, into
-        yield _DUP3, made, fd, closing
-        yield _CLOSE, made
+        yield from put_in_place(errand, fd, self._translated(errand, text, own))
 
     def _translated(self, errand: Errand, text: str, own: bool) -> str:
         rules = self._users.rules
@@ -165,7 +152,25 @@ class Messages:
         return {"CapInh": 0, "CapPrm": has, "CapEff": has, "CapBnd": begin.bounding, "CapAmb": 0}
 
 
-def _control(errand: Errand, header: int) -> bytes:
+def put_in_place(errand: Errand, fd: int, text: str) -> Generator[Wanted, int, None]:
+    """Put a file of this text in the place of what a descriptor of the thread's is."""
+    content = text.encode("utf-8", "surrogateescape")
+    closing = _O_CLOEXEC if (yield _FCNTL, fd, 1) & 1 else 0
+    made, _ = yield from errand.with_data(b"status\0\0", lambda at: (_MEMFD_CREATE, at, 1))
+    if made >= 0:
+        _write(f"/proc/{errand.pid}/fd/{made}", content)
+    else:
+        result, data = yield from errand.with_data(bytes(8), lambda at: (_PIPE, at))
+        if result < 0:
+            return
+        made, into = unpack("<ii", data)
+        _write(f"/proc/{errand.pid}/fd/{into}", content)
+        yield _CLOSE, into
+    yield _DUP3, made, fd, closing
+    yield _CLOSE, made
+
+
+def control_of(errand: Errand, header: int) -> bytes:
     """A message's control data, as much as is looked at."""
     data = ptrace.read(errand.pid, header, _HEADER)
     if len(data) < _HEADER:
@@ -174,10 +179,10 @@ def _control(errand: Errand, header: int) -> bytes:
     return ptrace.read(errand.pid, address, min(size, _MOST_CONTROL)) if size else b""
 
 
-def _credentials(errand: Errand, header: int) -> list[int]:
+def credentials_of(errand: Errand, header: int) -> list[int]:
     """Where in a thread's memory a message has a struct ucred. Source: cmsg(3)."""
     data = ptrace.read(errand.pid, header, _HEADER)
-    control = _control(errand, header)
+    control = control_of(errand, header)
     out, at = [], 0
     while at + 16 <= len(control):
         size, level, kind = unpack("<Qii", control[at : at + 16])

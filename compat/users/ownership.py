@@ -14,10 +14,11 @@ from struct import pack, unpack
 
 from ..tracing import ptrace
 from ..tracing.errands import OWN
+from ..tracing.naming import AT_FDCWD, AT_SYMLINK_NOFOLLOW, CWD, base_of, signed, text_of
 from .emulate import Credentials, Users
 from .mapping import UNCHANGED
-from .paths import AT_FDCWD, SEARCH, WRITE, Demand, Pinned, Place, place, reachable, searched
-from .permissions import AT_SYMLINK_NOFOLLOW, CWD, Permissions, base_of, signed, text_of
+from .paths import SEARCH, WRITE, Demand, Pinned, Place, place, reachable, searched
+from .permissions import Permissions
 from .privileges import CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD
 
 TYPE_CHECKING = False

@@ -13,12 +13,38 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from struct import unpack
 
-from ..tracing import ptrace
 from ..tracing.errands import OWN
+from ..tracing.naming import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    AT_SYMLINK_NOFOLLOW,
+    BIND,
+    CONNECT,
+    CWD,
+    FLAGS_OF,
+    MADE,
+    MKNOD,
+    O_ACCMODE,
+    O_NOFOLLOW,
+    O_TRUNC,
+    OPENAT,
+    OPENAT2,
+    OPENS,
+    OWNED,
+    PATHS,
+    TAKEN,
+    TARGET_R,
+    TARGET_W,
+    TARGET_X,
+    Path,
+    open_flags,
+    signed,
+    socket_path,
+    text_of,
+)
 from .emulate import Broken, Credentials, Users
-from .paths import AT_FDCWD, READ, SEARCH, WRITE, Demand, Pinned, Place, place, searched
+from .paths import READ, SEARCH, WRITE, Demand, Pinned, Place, place, searched
 from .privileges import DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, Privileges
 
 TYPE_CHECKING = False
@@ -27,47 +53,12 @@ if TYPE_CHECKING:
 
     from ..tracing.errands import Errand, Wanted, Work
 
-    Path = tuple[int, int, bool, int]
     Ask = tuple[list[Demand], list[Demand]]  # one path of a call: what its way asks, and what its end
 
 SETFSUID, PRCTL, PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 122, 157, 4, 1
 _DENIED = (-errno.EACCES, -errno.EPERM)
 _PAST_PERMISSIONS = DAC_OVERRIDE | DAC_READ_SEARCH | FOWNER
-AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = 0x100, 0x1000
-_O_ACCMODE, _O_CREAT, _O_TRUNC, _O_NOFOLLOW = 3, 0o100, 0o1000, 0o400000
-_AF_UNIX = 1
-_MKNOD, _CREAT, _OPEN, _OPENAT, _OPENAT2, _BIND, _CONNECT = 133, 85, 2, 257, 437, 49, 42
-
-CWD = -1  # in the tables: relative to the working directory
-
-# What a path's last component is to the call
-REACH, TARGET_X, TARGET_R, TARGET_W, OWNED, MADE, TAKEN = range(7)
-# number: (argument of the directory, argument of the path, whether a last link is followed, what it is to the call)
-_PATHS: dict[int, tuple[tuple[int, int, bool, int], ...]] = {
-    4: ((CWD, 0, True, REACH),), 6: ((CWD, 0, False, REACH),), 262: ((0, 1, True, REACH),),
-    332: ((0, 1, True, REACH),), 89: ((CWD, 0, False, REACH),), 267: ((0, 1, False, REACH),),
-    137: ((CWD, 0, True, REACH),), 194: ((CWD, 0, True, REACH),), 195: ((CWD, 0, False, REACH),),
-    59: ((CWD, 0, True, TARGET_X),), 322: ((0, 1, True, TARGET_X),), 80: ((CWD, 0, True, TARGET_X),),
-    161: ((CWD, 0, True, TARGET_X),), 81: ((0, CWD, True, TARGET_X),),
-    191: ((CWD, 0, True, TARGET_R),), 192: ((CWD, 0, False, TARGET_R),), 254: ((CWD, 1, True, TARGET_R),),
-    76: ((CWD, 0, True, TARGET_W),),
-    90: ((CWD, 0, True, OWNED),), 268: ((0, 1, True, OWNED),), 452: ((0, 1, True, OWNED),),
-    91: ((0, CWD, True, OWNED),), 132: ((CWD, 0, True, OWNED),), 235: ((CWD, 0, True, OWNED),),
-    261: ((0, 1, True, OWNED),), 280: ((0, 1, True, OWNED),), 188: ((CWD, 0, True, OWNED),),
-    92: ((CWD, 0, True, OWNED),), 93: ((0, CWD, True, OWNED),), 94: ((CWD, 0, False, OWNED),),
-    260: ((0, 1, True, OWNED),),
-    189: ((CWD, 0, False, OWNED),), 190: ((0, CWD, True, OWNED),), 197: ((CWD, 0, True, OWNED),),
-    198: ((CWD, 0, False, OWNED),), 199: ((0, CWD, True, OWNED),),
-    83: ((CWD, 0, False, MADE),), 258: ((0, 1, False, MADE),), _MKNOD: ((CWD, 0, False, MADE),),
-    259: ((0, 1, False, MADE),), 88: ((CWD, 1, False, MADE),), 266: ((1, 2, False, MADE),),
-    84: ((CWD, 0, False, TAKEN),), 87: ((CWD, 0, False, TAKEN),), 263: ((0, 1, False, TAKEN),),
-    82: ((CWD, 0, False, TAKEN), (CWD, 1, False, TAKEN)), 264: ((0, 1, False, TAKEN), (2, 3, False, TAKEN)),
-    316: ((0, 1, False, TAKEN), (2, 3, False, TAKEN)),
-    86: ((CWD, 0, False, REACH), (CWD, 1, False, MADE)), 265: ((0, 1, False, REACH), (2, 3, False, MADE)),
-}  # fmt: skip
-_OPENS = (_OPEN, _CREAT, _OPENAT, _OPENAT2)
-_MAKES_OWN = (83, 258, _MKNOD, 259, 88, 266, _BIND, *_OPENS)  # what is there after it belongs to who made it
-_FLAGS_OF = {260: 4, 262: 3, 332: 2, 280: 3, 322: 4, 452: 3}  # argument with AT_SYMLINK_NOFOLLOW
+_MAKES_OWN = (83, 258, MKNOD, 259, 88, 266, BIND, *OPENS)  # what is there after it belongs to who made it
 
 
 class Permissions:
@@ -78,8 +69,8 @@ class Permissions:
         self._rules = users.rules
 
     def calls(self) -> dict[int, Callable[[Errand], Work]]:
-        out: dict[int, Callable[[Errand], Work]] = dict.fromkeys(_PATHS, self.path)
-        out.update(dict.fromkeys((_BIND, _CONNECT), self.address))
+        out: dict[int, Callable[[Errand], Work]] = dict.fromkeys(PATHS, self.path)
+        out.update(dict.fromkeys((BIND, CONNECT), self.address))
         return out
 
     def path(self, errand: Errand) -> Work:
@@ -88,7 +79,7 @@ class Permissions:
 
     def address(self, errand: Errand) -> Work:
         """bind(2) and connect(2), of sockets that are files."""
-        if _socket_path(errand):
+        if socket_path(errand):
             errand.result = yield from self.attempt(errand)
 
     def attempt(self, errand: Errand, who: Credentials | None = None) -> Generator[Wanted, int, int]:
@@ -189,13 +180,13 @@ class Permissions:
             if path == CWD:
                 text = b"."
             else:
-                text = _socket_path(errand) if errand.number in (_BIND, _CONNECT) else text_of(errand, path)
+                text = socket_path(errand) if errand.number in (BIND, CONNECT) else text_of(errand, path)
             where = place(errand.pid, fd, text, follow)
             places.append(where)
             out.append((searched(where), end))
             if where.status is not None and role != TAKEN:
                 end += _of_target(where, where.status, role, errand, who)
-            made = role in (MADE, TAKEN) or (where.status is None and errand.number in _OPENS)
+            made = role in (MADE, TAKEN) or (where.status is None and errand.number in OPENS)
             if made and where.name:
                 end += _of_parent(where)
             if not privileges.has(FOWNER):
@@ -203,14 +194,14 @@ class Permissions:
 
     def paths_of(self, errand: Errand) -> tuple[tuple[int, int, bool, int], ...]:
         number = errand.number
-        if number in (_BIND, 42):
-            return ((CWD, 1, number == 42, MADE if number == _BIND else TARGET_W),)
-        if number in _OPENS:
-            flags = _open_flags(errand)
-            follow = not flags & _O_NOFOLLOW
-            return ((0, 1, follow, TARGET_R),) if number in (_OPENAT, _OPENAT2) else ((CWD, 0, follow, TARGET_R),)
-        found = _PATHS.get(number, ())
-        flag = _FLAGS_OF.get(number)
+        if number in (BIND, 42):
+            return ((CWD, 1, number == 42, MADE if number == BIND else TARGET_W),)
+        if number in OPENS:
+            flags = open_flags(errand)
+            follow = not flags & O_NOFOLLOW
+            return ((0, 1, follow, TARGET_R),) if number in (OPENAT, OPENAT2) else ((CWD, 0, follow, TARGET_R),)
+        found = PATHS.get(number, ())
+        flag = FLAGS_OF.get(number)
         if flag is None or not errand.argument(flag) & AT_SYMLINK_NOFOLLOW:
             if flag is None or not errand.argument(flag) & AT_EMPTY_PATH:
                 return _or_descriptor(errand, found)
@@ -238,30 +229,11 @@ def _or_descriptor(errand: Errand, found: tuple[Path, ...]) -> tuple[Path, ...]:
     return found
 
 
-def _socket_path(errand: Errand) -> bytes:
-    """The path in a socket's address; b"" for other sockets."""
-    size = min(errand.argument(2) & 0xFFFFFFFF, 110)
-    data = ptrace.read(errand.pid, errand.argument(1), size)
-    if len(data) < 3 or unpack("<H", data[:2])[0] != _AF_UNIX or data[2] == 0:
-        return b""
-    return data[2:].split(b"\0")[0]
-
-
-def text_of(errand: Errand, index: int) -> bytes:
-    """The path in an argument. Raises OSError."""
-    return ptrace.read_string(errand.pid, errand.argument(index))
-
-
-def base_of(errand: Errand, index: int) -> int:
-    """The descriptor in an argument that a path is relative to."""
-    return AT_FDCWD if index == CWD else signed(errand.argument(index))
-
-
 def _of_target(where: Place, status: os.stat_result, role: int, errand: Errand, who: Credentials) -> list[Demand]:
     kind = stat.S_IFMT(status.st_mode)
-    if errand.number in _OPENS:
-        flags = _open_flags(errand)
-        bits = {0: READ, 1: WRITE}.get(flags & _O_ACCMODE, READ | WRITE) | (WRITE if flags & _O_TRUNC else 0)
+    if errand.number in OPENS:
+        flags = open_flags(errand)
+        bits = {0: READ, 1: WRITE}.get(flags & O_ACCMODE, READ | WRITE) | (WRITE if flags & O_TRUNC else 0)
     elif role == OWNED:
         return [Demand(status, 0, owners=(status.st_uid,))]
     elif errand.number in (86, 265):
@@ -302,17 +274,3 @@ def _of_parent(where: Place) -> list[Demand]:
     if folder.st_mode & stat.S_ISVTX and where.status is not None:
         out.append(Demand(where.status, 0, owners=(where.status.st_uid, folder.st_uid)))
     return out
-
-
-def _open_flags(errand: Errand) -> int:
-    if errand.number == _CREAT:
-        return _O_CREAT | 1 | _O_TRUNC
-    if errand.number == _OPENAT2:
-        return int(unpack("<Q", errand.read(errand.argument(2), 8))[0])
-    return errand.argument(1 if errand.number == _OPEN else 2)
-
-
-def signed(word: int) -> int:
-    """A descriptor as C's int."""
-    word &= 0xFFFFFFFF
-    return word - (1 << 32) if word >> 31 else word

@@ -45,7 +45,7 @@ PLAN_OPTIONS = (
 )
 # features some of whose mechanisms are a tracer, and those (runtime/tracing.py, which is loaded where there is one)
 MAY_BE_TRACED = ("static-program", "glibc", "seccomp", "seccomp-privileged", "cgroup.pids", "userns")
-TRACERS = ("tracer", "tracer-seccomp", "ptrace", "emulated", "emulated-unfiltered")
+TRACERS = ("tracer", "tracer-seccomp", "ptrace", "emulated", "emulated-unfiltered", "pretended")
 BUNDLE_OPTION = Option("--bundle -b", "DIR", "the bundle: a folder with config.json", default=".")
 
 
@@ -163,7 +163,18 @@ def emulated_users(
         return report, []
     place = next(place for place, entry in enumerate(bundle.linux["namespaces"]) if entry["type"] == "user")
     need = Need("userns", f"linux.namespaces[{place}]")
-    if plan(report, [need], policy, forced).mechanism("userns") not in ("emulated", "emulated-unfiltered"):
+    if os.geteuid() != 0 and (not report.works("userns.maps") or forced.get("userns") == "pretended"):
+        from ..unprivileged import finding
+
+        report = report.with_findings(finding(bundle))
+    by = plan(report, [need], policy, forced).mechanism("userns")
+    if by == "pretended":
+        from ..unprivileged import check
+
+        check(bundle)
+        bundle.pretend()
+        return report, [need]
+    if by not in ("emulated", "emulated-unfiltered"):
         return report, []
     from ..users import CALLS, NO_DEVICES, warn_of_foreign_root
 

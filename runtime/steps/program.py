@@ -108,8 +108,13 @@ def script_interpreter(path: str) -> str:
 
 def home_of(uid: int) -> str:
     """The home directory of a user by the container's /etc/passwd; "/" where it can't be told."""
+    return passwd_home("/etc/passwd", uid)
+
+
+def passwd_home(path: str, uid: int) -> str:
+    """The same by that file."""
     try:
-        fd = os.open("/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return "/"
     try:
