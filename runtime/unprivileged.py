@@ -14,7 +14,7 @@ from ..compat import capabilities, terminal
 from ..compat.constants import CAPABILITIES, MS_RDONLY
 from ..compat.errors import BundleError
 from ..compat.mountflags import MountOptions
-from ..compat.unprivileged.owners import Owners
+from ..compat.unprivileged.owners import Owners, table_of
 from ..compat.unprivileged.person import Person
 from ..compat.unprivileged.pretence import Container, Pretence
 from ..compat.unprivileged.tree import Bind, Tree, Viewer
@@ -182,7 +182,7 @@ def _container(bundle: Bundle, places: Places, state: State) -> Container:
         Privileges(**masks, no_new=bool(what.get("noNewPrivileges"))),
     )  # fmt: skip
     host = os.geteuid(), os.getegid()
-    table = f"{bundle.rootfs}.joey-owners"
+    table = table_of(bundle.rootfs)
     if not os.access(os.path.dirname(table), os.W_OK) and not os.path.exists(table):
         log.warn(f"{os.path.dirname(table)} can't be written to: owners of links and devices are lost at the end")
         table = f"{state.folder}/owners"

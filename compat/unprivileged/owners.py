@@ -41,6 +41,11 @@ class Owner:
         return stat.S_ISCHR(self.mode) or stat.S_ISBLK(self.mode)
 
 
+def table_of(root: str) -> str:
+    """Where the table of a root file system is."""
+    return f"{root.rstrip('/')}.joey-owners"
+
+
 def disk_mode(mode: int) -> int:
     """The permission bits a file really gets: all that its user needs to act as root does, and no set-id bits, which
     would be the host's."""

@@ -150,7 +150,7 @@ def _note(folder: str, digest: str, count: int) -> None:
 def config_of(image: Image, tree: FolderTree, hostname: str) -> dict[str, Any]:
     """The config.json of an image whose files are in a tree. Raises ImageError for a user that is not there."""
     settings = image.settings
-    config = template()
+    config = template(os.geteuid() != 0, os.geteuid(), os.getegid())
     process = config["process"]
     process["terminal"] = False
     process["args"] = [*_texts(settings, "Entrypoint"), *_texts(settings, "Cmd")] or ["/bin/sh"]

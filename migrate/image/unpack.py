@@ -2,8 +2,8 @@
 
 Every name is resolved inside the root by descriptors; what a layer puts where a link is replaces the link. A layer is
 checked against its digest before it is applied, and can be applied again after a killed run. A plain user can't give
-files away: owners are then kept in the attribute `user.rootlesscontainers`, which umoci reads too, and device nodes
-become empty files. Source: image-spec, layer.md (whiteouts); openat2(2).
+files away: owners and device nodes are then written down (compat/unprivileged/owners.py), in attributes that umoci
+reads too; a node is an empty file. Source: image-spec, layer.md (whiteouts); openat2(2).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...compat import xattrs
 from ...compat.errors import KernelError
 from ...compat.files import write_all
 from ...compat.rootpath import Root
+from ...compat.unprivileged.owners import Owner, Owners, table_of
 from ..trees.entry import Entry, opened, shown
 from .digest import ImageError
 
@@ -33,7 +34,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 _CACHED = 64  # open folders
 _MOST_WARNINGS = 1000
-_OWNERS = "user.rootlesscontainers"
 
 
 class Unpacker:
@@ -45,6 +45,7 @@ class Unpacker:
         self._root = Root(path, native)
         self._root.attach()
         self._owners = owners
+        self._written = None if owners else Owners(os.geteuid(), os.getegid(), table_of(path), path)
         self._folders: OrderedDict[bytes, int] = OrderedDict()
         self._finish: dict[bytes, tuple[int, int]] = {}  # folders: mode and time, which come when all is in them
         self._buffer = memoryview(bytearray(_CHUNK))
@@ -225,8 +226,8 @@ class Unpacker:
             self._finish[entry.path] = entry.mode, entry.mtime
         if self._owners:
             os.fchown(fd, entry.uid, entry.gid)
-        elif entry.uid or entry.gid:
-            self._note_owner(entry, fd)
+        else:
+            self._note_owner(entry, f"/proc/self/fd/{fd}", os.fstat(fd), follow=True)
         for key, value in entry.xattrs:
             self._xattr(entry, fd, os.fsdecode(key), value)
         if not stat.S_ISDIR(entry.mode):
@@ -241,20 +242,19 @@ class Unpacker:
                 raise
             self._warn(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
 
-    def _note_owner(self, entry: Entry, fd: int) -> None:
-        """The message `Resource` of rootlesscontainers.proto: uint32 uid = 1, gid = 2."""
-        data = b"\x08" + _varint(entry.uid) + b"\x10" + _varint(entry.gid)
-        try:
-            xattrs.set(fd, _OWNERS, data)
-        except KernelError as error:
-            if error.errno != errno.ENOTSUP:
-                raise
-            word = "this file system has no attributes: files whose owner is not root lose it"
-            self._warn(word)
+    def _note_owner(self, entry: Entry, path: str, status: os.stat_result, follow: bool) -> None:
+        """Write down to whom a plain user's file belongs, for a container whose ids are pretended."""
+        if self._written and (entry.uid or entry.gid or entry.device or self._written.has_table):
+            mode = entry.mode if entry.device else status.st_mode
+            numbers = os.major(entry.device), os.minor(entry.device)
+            self._written.set(path, status, Owner(entry.uid, entry.gid, mode, numbers), follow)
 
     def _attributes_by_name(self, entry: Entry, parent: int, name: str) -> None:
         if self._owners:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        else:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            self._note_owner(entry, f"/proc/self/fd/{parent}/{name}", status, follow=False)
         if not stat.S_ISLNK(entry.mode):
             os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
@@ -345,12 +345,3 @@ def _bare(fd: int) -> None:
     for name in names:
         if name.startswith(("user.", "system.posix_acl_")):
             xattrs.remove(fd, name)
-
-
-def _varint(value: int) -> bytes:
-    data = bytearray()
-    while value > 0x7F:
-        data.append(value & 0x7F | 0x80)
-        value >>= 7
-    data.append(value)
-    return bytes(data)

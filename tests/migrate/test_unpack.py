@@ -236,6 +236,9 @@ def test_as_a_plain_user(tree: Path, joey: Joey, tmp_path: Path) -> None:
         nasty = place / "bundle/rootfs/home/user/nasty"
         assert os.getxattr(nasty / "large", "user.rootlesscontainers") == b"\x08\xc0\x8d\xb7\x01\x10\x80\x92\xf4\x01"
         assert (nasty / "null").is_file()
+        assert os.getxattr(nasty / "null", "user.joey.mode").endswith(b" 1:3")
+        config = json.loads((place / "bundle" / "config.json").read_text())
+        assert config["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 65534, "size": 1}]
         assert (nasty / "large").read_bytes() == (tree / "home/user/nasty/large").read_bytes()
         assert stat.S_IMODE(os.stat(nasty / "mode").st_mode) == 0o4751
     finally:
