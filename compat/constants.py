@@ -12,6 +12,9 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_INTO_CGROUP = 0x200000000  # clone3 only, Linux 5.7
 
+# <linux/reboot.h>
+LINUX_REBOOT_CMD_CAD_OFF = 0
+
 # <linux/mount.h>
 MS_RDONLY = 1
 MS_NOSUID = 2

@@ -55,6 +55,7 @@ _after_fork_child = cdata.function("PyOS_AfterFork_Child", c_int, locked=True)
 _after_fork_parent = cdata.function("PyOS_AfterFork_Parent", c_int, locked=True)
 _mount = _prototype("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 _umount2 = _prototype("umount2", c_char_p, c_int)
+_reboot = _prototype("reboot", c_int)
 _unshare = _prototype("unshare", c_int)
 _sethostname = _prototype("sethostname", c_char_p, c_size_t)
 _setdomainname = _prototype("setdomainname", c_char_p, c_size_t)
@@ -147,6 +148,11 @@ def _forked(make: Callable[[], int]) -> int:
         _after_fork_parent()
         cdata.set_errno(error)
     return pid
+
+
+def reboot(command: int) -> int:
+    """reboot(2) in the C library's words: 0, or minus an errno. Not raised: it is asked in order to be refused."""
+    return -cdata.get_errno() if _reboot(command) < 0 else 0
 
 
 def execveat(fd: int, argv: list[str], env: dict[str, str]) -> None:

@@ -33,20 +33,25 @@ def run_again() -> None:
 def copy_starts() -> bool:
     """Whether a copy of the interpreter starts and finds joey, tried in a child. Raises OSError: no memory files."""
     copy = _copy_of_interpreter()
-    argv = _command_line()
     pid = os.fork()
     if pid == 0:
         try:
             null = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(null, stream)
-            libc.execveat(copy, [*argv[: len(argv) - len(sys.argv) + 1], "--version"], dict(os.environ))
+            libc.execveat(copy, [*own_command(), "--version"], dict(os.environ))
         except (OSError, KernelError):
             pass  # what did not start, does not
         finally:
             os._exit(1)
     os.close(copy)
     return os.waitpid(pid, 0)[1] == 0
+
+
+def own_command() -> list[str]:
+    """How joey was called in this process, without what it was told to do. Raises JoeyError."""
+    argv = _command_line()
+    return argv[: len(argv) - len(sys.argv) + 1]
 
 
 def _command_line() -> list[str]:

@@ -41,6 +41,7 @@ COMMANDS = {
     "move machines": {
         "migrate": ("migrate.commands.migrate", "make an image of a machine's disks or an application's files"),
         "image": ("migrate.commands.image", "look at images, check, unpack and move them"),
+        "rich": ("migrate.rich.commands.rich", "run a whole machine in a container, by its own init"),
     },
 }
 
@@ -111,7 +112,7 @@ def _main(argv: list[str]) -> int:
         return 0
     command = load(name)
     if command.run is None and rest and rest[0] not in command.verbs and not rest[0].startswith("-"):
-        raise UsageError(f'joey {name} has no "{rest[0]}"', "it has: " + ", ".join(command.verbs))
+        raise UsageError(f'joey {name} has no "{rest[0]}"', "it has: " + ", ".join(command.shown))
     if rest and rest[0] in command.verbs:
         command = load_verb(command, rest.pop(0))
         name = command.name
@@ -128,7 +129,7 @@ def _main(argv: list[str]) -> int:
         raise UsageError(f"usage: joey {name} {command.words}".rstrip() + f" ({count} given)", hint)
     arguments.shared = shared
     if command.run is None:
-        raise UsageError(f"joey {name}: which of " + ", ".join(command.verbs) + "?", hint)
+        raise UsageError(f"joey {name}: which of " + ", ".join(command.shown) + "?", hint)
     return command.run(arguments)
 
 

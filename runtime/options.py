@@ -79,14 +79,19 @@ class Command:
         self.stop_at_word = stop_at_word
         self.verbs = verbs or {}
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """The verbs that people use, each with its line; those without one are joey's own."""
+        return {name: summary for name, (_, summary) in self.verbs.items() if summary}
+
     def help(self) -> str:
         """The text of `joey NAME --help`."""
         usage = f"joey {self.name}" + (" [options]" if self.options else "") + (f" {self.words}" if self.words else "")
         if self.verbs:
-            usage = (usage + "\n" if self.run else "") + f"joey {self.name} {'|'.join(self.verbs)} ..."
+            usage = (usage + "\n" if self.run else "") + f"joey {self.name} {'|'.join(self.shown)} ..."
         parts = [f"{usage}\n\n{self.summary[0].upper()}{self.summary[1:]}."]
         if self.verbs:
-            rows = (f"  {name:<10} {summary}" for name, (_, summary) in self.verbs.items())
+            rows = (f"  {name:<10} {summary}" for name, summary in self.shown.items())
             parts.append("Each with its own --help:\n" + "\n".join(rows))
         if self.detail:
             parts.append(self.detail)

@@ -7,7 +7,15 @@ import os
 from collections.abc import Callable
 
 from ...compat import capabilities, files, libc
-from ...compat.constants import CLONE_NEWCGROUP, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME, CLONE_NEWUSER, SIGCHLD
+from ...compat.constants import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    LINUX_REBOOT_CMD_CAD_OFF,
+    SIGCHLD,
+)
 from ...compat.errors import KernelError, errno_name
 from ...compat.namespaces import NAMESPACES
 from ..catalog import Answer, Answered, Group, state_of
@@ -104,6 +112,19 @@ def pid_one() -> Answer:
     if pid != 1:
         raise Answered("broken", f"the first process has pid {pid}")
     return "pid 1"
+
+
+@GROUP.probe("pidns.reboot", "reboot(LINUX_REBOOT_CMD_CAD_OFF) in a new pid namespace",
+             "a container that may reboot would reboot the host: its init can't end its own life")  # fmt: skip
+def reboot_inside() -> Answer:
+    """Since Linux 3.4 reboot(2) is the namespace's, which has no Ctrl-Alt-Del to switch (EINVAL). Before, this makes
+    the keys a signal to the host's init, as that does itself when it starts."""
+    if os.geteuid() != 0:
+        become_namespace_root()
+    number = child(lambda: -libc.reboot(LINUX_REBOOT_CMD_CAD_OFF), CLONE_NEWPID)
+    if number != errno.EINVAL:
+        raise Answered("absent", "it is the host's" if number == 0 else errno.errorcode.get(number, str(number)))
+    return "it is the namespace's"
 
 
 @GROUP.probe("userns.maps", "writing /proc/PID/uid_map and gid_map", "a user namespace without ids is of no use")

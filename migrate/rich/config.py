@@ -1,0 +1,268 @@
+"""The bundle of a rich container: config.json, its layers, its volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from typing import Any
+
+from ...compat import treecopy
+from ...compat.constants import CAPABILITIES
+from ...compat.errors import JoeyError, UsageError
+from ...compat.files import read_text, write_atomically
+from ...probes.cache import cached_or_probed
+from ...runtime.commands.spec import template
+from ...runtime.layers import FOLDER as LAYERS
+from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTATION, VIEW_ANNOTATION
+from . import fixes, inits
+from .guest import Guest
+from .model import BY_RUNTIME, Hook, Rich, Volume
+from .store import Container
+
+# what docker gives: enough for services that start as root and give their rights up
+_BOUNDED = ("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW",
+            "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT")  # fmt: skip
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OLDER = ("sysvinit", "upstart", "openrc", "busybox")
+_PERIOD = 100_000  # microseconds
+
+
+def guest_of(container: Container, rich: Rich) -> Guest:
+    """The container's files as they are when it is down: what it has written, and the image below."""
+    return Guest(f"{container.bundle}/{LAYERS}/upper", f"{container.bundle}/rootfs", rich.lower)
+
+
+def write_fixes(container: Container, rich: Rich, init: inits.Init) -> list[fixes.Fix]:
+    """Make the layer of fixes anew."""
+    folder = f"{container.folder}/fixes"
+    made = fixes.of(init.kind, Guest(rich.lower), rich) if rich.fixes else []
+    new = f"{folder}.new"
+    if os.path.lexists(new):
+        shutil.rmtree(new)
+    os.mkdir(new, 0o755)
+    lower = Guest(rich.lower)
+    for fix in made:
+        # where a directory of the image is a link (/etc/rc.d -> ...), what it leads to is covered
+        place = lower.real(os.path.dirname(fix.path)) or os.path.dirname(fix.path)
+        path = f"{new}{place}/{os.path.basename(fix.path)}"
+        _make_parents(new, os.path.dirname(path), lower)
+        if os.path.lexists(path):
+            continue
+        if fix.target:
+            os.symlink(fix.target, path)
+        else:
+            write_atomically(path, fix.text.encode("utf-8", "surrogateescape"), fix.mode)
+    if os.path.isdir(folder):
+        shutil.rmtree(folder)
+    os.rename(new, folder)
+    rows = [{"path": fix.path, "why": fix.why} for fix in made]
+    write_atomically(f"{container.folder}/fixes.json", json.dumps(rows, indent=1) + "\n")
+    return made
+
+
+def _make_parents(top: str, folder: str, lower: Guest) -> None:
+    """Directories of the layer have the modes of the image's, for they cover them."""
+    below = folder[len(top) :].strip("/")
+    path = top
+    for part in below.split("/") if below else []:
+        path = f"{path}/{part}"
+        if not os.path.isdir(path):
+            os.mkdir(path)
+            os.chmod(path, lower.mode(path[len(top) :]) & 0o7777 or 0o755)
+
+
+def renew_record(container: Container, rich: Rich) -> None:
+    """The runtime's record of the layers names them: they have another name, or are others."""
+    path = f"{container.bundle}/{LAYERS}/record.json"
+    try:
+        value = json.loads(read_text(path))
+    except FileNotFoundError:
+        return
+    value["layers"] = layers_of(container, rich)
+    write_atomically(path, json.dumps(value))
+
+
+def layers_of(container: Container, rich: Rich) -> list[str]:
+    return [rich.lower, f"{container.folder}/fixes"]
+
+
+def write_bundle(container: Container, rich: Rich, init: inits.Init) -> None:
+    """Write config.json for the next start."""
+    os.makedirs(container.bundle, 0o700, exist_ok=True)
+    text = json.dumps(config_of(container, rich, init), indent=1) + "\n"
+    write_atomically(f"{container.bundle}/config.json", text)
+
+
+def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, Any]:
+    config = template()
+    process, linux = config["process"], config["linux"]
+    process.update(terminal=False, noNewPrivileges=False, cwd=rich.cwd, args=[*init.argv, *rich.argv])
+    if not process["args"]:
+        raise UsageError("no program: the image names none", "give one, or --init for a machine's own")
+    del process["rlimits"]
+    if init.kind in ("none", "tini"):
+        process["user"] = rich.user or {"uid": 0, "gid": 0}
+    env = {"PATH": _PATH, "container": "joey", "TERM": "linux", **rich.env}
+    process["env"] = [f"{name}={value}" for name, value in env.items()]
+    names = [*_BOUNDED, *rich.capabilities, *(["SYS_BOOT"] if init.boots and may_reboot() else [])]
+    held = list(CAPABILITIES) if rich.privileged else [f"CAP_{name}" for name in dict.fromkeys(names)]
+    process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), held)
+    config["root"] = {"path": "rootfs", "readonly": False}
+    config["hostname"] = rich.hostname or rich.name
+    config["mounts"] = [*_mounts(config["mounts"], rich, init), *_volumes(container, rich)]
+    if init.kind != "systemd":  # which takes a terminal there, or nothing
+        config["mounts"].append(
+            {"destination": "/dev/console", "type": "bind", "source": container.console, "options": ["bind"]}
+        )
+    linux["namespaces"].append({"type": "cgroup"})
+    linux["cgroupsPath"] = f"/joey/rich-{rich.name}" if container.store.runtime == "/run/joey/rich" else (
+        f"/joey/{os.path.basename(container.store.runtime)}-{rich.name}")  # fmt: skip
+    if rich.privileged:
+        linux["maskedPaths"], linux["readonlyPaths"] = [], []
+    linux["resources"] = {**linux["resources"], **_resources(rich)}
+    _network(rich, linux)
+    _ids(rich, linux)
+    config["annotations"] = {
+        LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
+        **{f"io.joey.rich.label.{key}": value for key, value in rich.labels.items()},
+    }
+    notes = {NETWORK_ANNOTATION: ";".join(word for word in rich.networks if word not in ("host", "none")
+                                          and not word.startswith("container:")),
+             QUOTA_ANNOTATION: ";".join(rich.quotas), VIEW_ANNOTATION: "on" if rich.views else ""}  # fmt: skip
+    config["annotations"].update({key: value for key, value in notes.items() if value})
+    if hooks := _hooks(rich, container.console):
+        config["hooks"] = hooks
+    return config
+
+
+def may_reboot() -> bool:
+    """Whether reboot(2) in a pid namespace ends that alone: before Linux 3.4 it is the host's."""
+    return cached_or_probed().works("pidns.reboot")
+
+
+def _mounts(given: list[dict[str, Any]], rich: Rich, init: inits.Init) -> list[dict[str, Any]]:
+    out = []
+    writable = {"/sys/fs/cgroup"} if init.kind == "systemd" else set()
+    writable |= {"/sys"} if rich.privileged else set()
+    for mount in given:
+        if mount["destination"] == "/sys/fs/cgroup" and init.kind in _OLDER:
+            continue  # which would try to use them
+        options = [word for word in mount.get("options") or [] if word not in ("ro", "relatime")]
+        out.append({**mount, "options": options} if mount["destination"] in writable else mount)
+    for path, mode in init.tmpfs.items():
+        options = ["nosuid", "nodev", f"mode={mode}"]
+        out.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options})
+    return out
+
+
+def _volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
+    out = []
+    for volume in rich.volumes:
+        if not volume.source:
+            options = ["nosuid", "nodev", *(volume.options or ["mode=1777"])]
+            out.append({"destination": volume.destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+            continue
+        source = volume.source if volume.source.startswith("/") else container.store.volume(volume.source)
+        words = [word for word in volume.options if word not in ("rw", "nocopy")]
+        kind = [] if "bind" in words or "rbind" in words else ["rbind"]
+        out.append({"destination": volume.destination, "type": "bind", "source": source, "options": [*kind, *words]})
+    return out
+
+
+def prepare_volumes(container: Container, rich: Rich) -> None:
+    """Make named volumes that are not there; what the image has at their place is copied into a new one."""
+    for volume in rich.volumes:
+        if volume.source.startswith("/"):
+            if not os.path.exists(volume.source):
+                raise JoeyError(f"--volume: {volume.source} does not exist", "make it first")
+        elif volume.source:
+            _make_volume(container, rich, volume)
+
+
+def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
+    path = container.store.volume(volume.source)
+    if os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    new = f"{path}.new"
+    if os.path.lexists(new):
+        shutil.rmtree(new)  # of one that was killed
+    os.mkdir(new, 0o755)
+    inside = Guest(rich.lower).real(volume.destination)
+    if inside and "nocopy" not in volume.options and os.path.isdir(f"{rich.lower}{inside}"):
+        source, target = (os.open(place, os.O_RDONLY | os.O_DIRECTORY) for place in (f"{rich.lower}{inside}", new))
+        try:
+            treecopy.copy_contents(source, target)
+        finally:
+            os.close(source)
+            os.close(target)
+    os.rename(new, path)
+
+
+def _resources(rich: Rich) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if rich.memory:
+        out["memory"] = {"limit": rich.memory}
+    if rich.cpus:
+        out["cpu"] = {"quota": int(rich.cpus * _PERIOD), "period": _PERIOD}
+    if rich.pids:
+        out["pids"] = {"limit": rich.pids}
+    return out
+
+
+def _network(rich: Rich, linux: dict[str, Any]) -> None:
+    """The network namespace: its own, the host's, or another container's."""
+    if rich.networks == ["host"]:
+        linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
+    elif len(rich.networks) == 1 and rich.networks[0].startswith("container:"):
+        pass  # its path is known at the start only (control.py)
+    elif "host" in rich.networks or any(word.startswith("container:") for word in rich.networks):
+        raise UsageError("--network: host and container:NAME stand alone")
+
+
+def _ids(rich: Rich, linux: dict[str, Any]) -> None:
+    if not rich.id_map:
+        return
+    first, _, count = rich.id_map.partition(":")
+    linux["namespaces"].append({"type": "user"})
+    for name in ("uidMappings", "gidMappings"):
+        linux[name] = [{"containerID": 0, "hostID": int(first), "size": int(count or 65536)}]
+
+
+def _hooks(rich: Rich, console: str) -> dict[str, list[dict[str, Any]]]:
+    """Those that the runtime runs."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for hook in [*rich.hooks, *script_hooks(rich.scripts)]:
+        phase = hook.phase
+        if phase == "before-init":
+            phase = "startContainer" if hook.place == "container" else "createRuntime"
+        if phase in BY_RUNTIME:
+            out.setdefault(phase, []).append(as_oci(hook, console))
+    return out
+
+
+def as_oci(hook: Hook, console: str) -> dict[str, Any]:
+    """A hook of the runtime's. Its program is found by a shell, as its writer would have it found; what it says goes to
+    the container's log."""
+    log = f"exec >>{shlex.quote(console)} 2>&1; " if hook.place == "host" else ""
+    rest = '"$@" || echo "joey: a hook failed with status $?: $*" >&2' if hook.failure == "ignore" else 'exec "$@"'
+    return {
+        "path": "/bin/sh",
+        "args": ["sh", "-c", log + rest, "sh", *hook.command],
+        "env": [f"PATH={_PATH}", f"JOEY_PHASE={hook.phase}"],
+        "timeout": hook.seconds,
+    }
+
+
+def script_hooks(folder: str) -> list[Hook]:
+    """A directory of scripts: FOLDER/PHASE/NAME, run in the order of their names, on the host."""
+    out = []
+    for phase in (*BY_RUNTIME, "before-init", "after-services", "before-stop", "on-upgrade"):
+        place = f"{folder}/{phase}"
+        if not folder or not os.path.isdir(place) or phase == "startContainer":
+            continue
+        paths = [f"{place}/{name}" for name in sorted(os.listdir(place))]
+        out += [Hook(phase, [path], "host") for path in paths if os.access(path, os.X_OK) and os.path.isfile(path)]
+    return out

@@ -1,0 +1,376 @@
+"""Rich containers: real inits with their services, their life, their ends, and the way back from an upgrade."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Joey, cgroups_named, leftovers_of
+from .guests import SERVER, debian_root, run
+
+pytestmark = [pytest.mark.root]
+
+SYSVINIT = "sysvinit-core initscripts insserv openssh-server cron nginx-light iproute2 procps".split()
+OPENRC = "openrc sysvinit-core openssh-server cron nginx-light iproute2 procps".split()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.02)
+    return found
+
+
+class Rich:
+    """`joey rich` with a store of its own."""
+
+    def __init__(self, joey: Joey, store: Path) -> None:
+        self._joey = joey
+        self.store = store
+
+    def __call__(self, *words: str, check: bool = True, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "JOEY_RICH": str(self.store)}
+        return self._joey("rich", *words, check=check, timeout=timeout, env=environment)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in json.loads(self("ps", "--all", "--json").stdout)}
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self("inspect", "--json", name).stdout)
+        return value
+
+    def inside(self, name: str, script: str, check: bool = True) -> str:
+        return self("exec", name, "sh", "-c", script, check=check).stdout
+
+    def log(self, name: str) -> str:
+        return self("logs", name).stdout
+
+    def status(self, name: str) -> str:
+        return str(self.rows()[name]["status"])
+
+
+@pytest.fixture
+def rich(tmp_path: Path) -> Iterator[Rich]:
+    joey = Joey(tmp_path)
+    made = Rich(joey, tmp_path / "store")
+    yield made
+    for name in list(made.rows()):
+        made("rm", "--force", name)
+    assert not leftovers_of(joey, tmp_path)
+    assert not cgroups_named("rich-" + str(tmp_path))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, busybox_root: Path) -> Callable[..., Path]:
+    """A function that makes a machine with busybox's init, which runs a script as it comes up and one as it ends."""
+
+    def make(name: str = "machine", up: str = "", down: str = "") -> Path:
+        root = tmp_path / name
+        run("cp", "-a", busybox_root, root)
+        (root / "sbin").mkdir(exist_ok=True)
+        (root / "sbin" / "init").symlink_to("../bin/busybox")
+        for applet in (
+            "httpd",
+            "reboot",
+            "poweroff",
+            "env",
+            "hostname",
+            "nc",
+            "wget",
+            "ping",
+            "ip",
+            "free",
+            "kill",
+            "sed",
+        ):
+            if not (root / "bin" / applet).exists():
+                (root / "bin" / applet).symlink_to("busybox")
+        (root / "etc" / "init.d").mkdir()
+        (root / "etc" / "inittab").write_text(
+            "::sysinit:/etc/init.d/rcS\n::shutdown:/etc/init.d/rcK\ntty1::respawn:/sbin/getty 38400 tty1\n"
+        )
+        for script, text in (("rcS", f"echo coming up; {up}"), ("rcK", f"echo going down; {down}")):
+            (root / "etc" / "init.d" / script).write_text(f"#!/bin/sh\n{text}\n")
+            (root / "etc" / "init.d" / script).chmod(0o755)
+        return root
+
+    return make
+
+
+def test_a_life(rich: Rich, machine: Callable[..., Path]) -> None:
+    root = machine(up="hostname; touch /written")
+    rich("run", "--rootfs", str(root), "--name", "one", "--hostname", "old-name", "--memory", "64M", "--pids", "50")
+    row = rich.rows()["one"]
+    assert (row["status"], row["init"]) == ("running", "busybox")
+    wait_for(lambda: "old-name" in rich.log("one"))
+    assert rich.inside("one", "cat /proc/1/comm; cat /etc/hostname").split() == ["init", "old-name"]
+    assert "written" not in os.listdir(root)  # the image stays as it is
+    stats = json.loads(rich("stats", "--json", "one").stdout)
+    assert (stats["memory"]["usage"]["limit"], stats["pids"]["limit"]) == (64 << 20, 50)
+    assert "busybox" in rich("top", "one").stdout or "init" in rich("top", "one").stdout
+    rich("pause", "one")
+    assert rich.status("one") == "paused"
+    rich("resume", "one")
+    rich("update", "--memory", "96M", "one")
+    assert json.loads(rich("stats", "--json", "one").stdout)["memory"]["usage"]["limit"] == 96 << 20
+    rich("stop", "one")
+    assert "going down" in rich.log("one")
+    assert rich.status("one") == "stopped"
+    assert "rm -f" not in rich("rename", "one", "two").stdout
+    rich("start", "two")
+    assert rich.inside("two", "ls /written; hostname").split() == ["/written", "old-name"]
+    assert rich.inspect("two")["memory"] == 96 << 20
+    done = rich("rm", "two", check=False)
+    assert (done.returncode, "two runs" in done.stderr) == (1, True)
+    rich("rm", "--force", "two")
+    assert not rich.rows()
+
+
+def test_it_ends_and_reboots_by_its_own_commands(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("run", "--rootfs", str(machine(up="echo life >>/lives")), "--name", "one", "--restart", "unless-stopped")
+    rich("exec", "one", "reboot")
+    wait_for(lambda: "it reboots" in rich.log("one") and rich.status("one") == "running")
+    wait_for(lambda: rich.inside("one", "cat /lives", check=False).split() == ["life", "life"])
+    rich("exec", "one", "poweroff")
+    wait_for(lambda: rich.status("one") == "stopped")
+    assert "ended with signal 2" in rich.log("one")
+
+
+def test_what_supervises_it_may_die(rich: Rich, machine: Callable[..., Path]) -> None:
+    """Its output goes on to a FIFO that it holds itself; a new supervisor takes it over."""
+    up = "(i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.1; done) &"
+    rich("run", "--rootfs", str(machine(up=up)), "--name", "one")
+    before = rich.inspect("one")
+    os.kill(before["supervisor"], signal.SIGKILL)
+    wait_for(lambda: not rich.inspect("one")["supervisor"])
+    time.sleep(0.5)
+    assert rich.status("one") == "running"
+    rich("start", "one")
+    after = wait_for(lambda: (found := rich.inspect("one"))["supervisor"] and found)
+    assert after["pid"] == before["pid"]
+    ticks = wait_for(lambda: (got := [int(line.split()[1]) for line in rich.log("one").splitlines() if line[:4] == "tick"])
+                     and len(got) > 12 and got)  # fmt: skip
+    assert ticks == list(range(1, len(ticks) + 1))  # none was lost
+    rich("stop", "one")
+
+
+def test_a_policy_says_whether_it_starts_again(rich: Rich, machine: Callable[..., Path]) -> None:
+    root = str(machine())
+    rich("run", "--rootfs", root, "--name", "fails", "--init", "none", "--restart", "on-failure:2", "--no-wait", "--",
+         "sh", "-c", "sleep 0.2; echo tried; exit 3")  # fmt: skip
+    wait_for(lambda: rich.status("fails") == "stopped")
+    assert rich.log("fails").count("tried") == 3
+    assert rich.rows()["fails"]["lastStatus"] == 3
+    rich("run", "--rootfs", root, "--name", "ends", "--init", "none", "--restart", "on-failure", "--no-wait", "sh", "-c",
+         "sleep 0.2; echo tried")  # fmt: skip
+    wait_for(lambda: rich.status("ends") == "stopped")
+    assert rich.log("ends").count("tried") == 1
+    rich("run", "--rootfs", root, "--name", "always", "--init", "none", "--restart", "always", "--no-wait", "sh", "-c",
+         "sleep 0.1; echo tried")  # fmt: skip
+    wait_for(lambda: rich.log("always").count("tried") >= 3)
+    rich("stop", "always")
+    count = rich.log("always").count("tried")
+    time.sleep(1)
+    assert rich.log("always").count("tried") == count
+    done = rich("run", "--rootfs", root, "--name", "missing", "--init", "none", "/missing", check=False)
+    assert (done.returncode, "joey rich logs missing" in done.stderr) == (1, True)
+    assert "no such file" in rich.log("missing")
+
+
+def test_values_arrive_as_they_were_given(rich: Rich, machine: Callable[..., Path]) -> None:
+    value = "a=b \"c\" $HOME `id` \\n 'd' %h"
+    rich("run", "--rootfs", str(machine()), "--name", "one", "--env", f"ODD={value}", "--env", "PLAIN=x=y")
+    assert rich.inside("one", 'printf "%s|%s" "$ODD" "$PLAIN"') == f"{value}|x=y"
+    assert rich.inside("one", "cat /etc/environment").splitlines()[1:] == ["PLAIN=x=y"]
+    rich("update", "--env", "PLAIN=later", "one")
+    assert rich.inside("one", "tail -n 1 /etc/environment") == "PLAIN=later\n"
+    done = rich("update", "--env", "BAD=two\nlines", "one", check=False)
+    assert (done.returncode, "line break" in done.stderr) == (2, True)
+
+
+def test_hooks_run_in_their_order_and_place(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    phases = ["createRuntime", "poststart", "after-services", "before-stop", "poststop"]
+    words = []
+    for phase in phases:
+        place = ",place=host" if phase in ("after-services", "before-stop") else ""
+        words += ["--hook", f"{phase}{place}:sh -c 'echo {phase} $(hostname) >>{told}'"]
+    inside = ["--hook", "startContainer:sh -c 'echo startContainer $(hostname) >/by-hook'",
+              "--hook", "after-services:sh -c 'echo $JOEY_PHASE $JOEY_NAME $(hostname) >>/by-hook; echo said'"]  # fmt: skip
+    scripts = tmp_path / "scripts" / "before-stop"
+    scripts.mkdir(parents=True)
+    (scripts / "10-tell").write_text(f"#!/bin/sh\necho script $JOEY_NAME >>{told}\n")
+    (scripts / "10-tell").chmod(0o755)
+    rich("run", "--rootfs", str(machine()), "--name", "one", "--scripts", str(tmp_path / "scripts"), *words, *inside)
+    wait_for(lambda: "after-services" in told.read_text() and "after-services" in rich.inside("one", "cat /by-hook"))
+    assert rich.inside("one", "cat /by-hook").split("\n")[:2] == ["startContainer one", "after-services one one"]
+    wait_for(lambda: "said" in rich.log("one"))  # what a hook says is in the log
+    rich("stop", "one")
+    host = os.uname().nodename
+    expected = [f"{phase} {host}" for phase in phases]
+    expected.insert(4, "script one")
+    assert told.read_text().splitlines() == expected
+
+
+def test_a_hook_that_fails_ends_the_start_or_is_only_told(rich: Rich, machine: Callable[..., Path]) -> None:
+    root = str(machine())
+    done = rich("run", "--rootfs", root, "--name", "one", "--hook", "createRuntime:false", check=False)
+    assert done.returncode == 1
+    assert rich.status("one") == "stopped"
+    rich("run", "--rootfs", root, "--name", "two", "--hook", "createRuntime,failure=ignore:false")
+    assert "a hook failed with status 1: false" in rich.log("two")
+    done = rich("create", "--rootfs", root, "--hook", "poststart,place=container:true", check=False)
+    assert (done.returncode, "poststart runs on the host" in done.stderr) == (2, True)
+
+
+def test_volumes(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    root = machine()
+    (root / "data").mkdir()
+    (root / "data" / "first").write_text("of the image")
+    os.chown(root / "data" / "first", 33, 44)
+    (tmp_path / "given").mkdir()
+    words = ["--volume", "kept:/data", "--volume", f"{tmp_path}/given:/given:ro", "--volume", "/scratch"]
+    rich("run", "--rootfs", str(root), "--name", "one", *words)
+    script = "stat -c %u:%g /data/first; echo second >/data/second; touch /given/x 2>/dev/null || echo kept; df /scratch | tail -n 1"
+    out = rich.inside("one", script)
+    assert out.startswith("33:44\nkept\n")
+    assert "tmpfs" in out
+    rich("rm", "--force", "one")
+    rich("run", "--rootfs", str(root), "--name", "two", "--volume", "kept:/data")
+    assert rich.inside("two", "cat /data/first /data/second") == "of the imagesecond\n"
+    done = rich("run", "--rootfs", str(root), "--name", "three", "--volume", "/not/there:/x", check=False)
+    assert (done.returncode, "/not/there does not exist" in done.stderr) == (1, True)
+
+
+def test_they_reach_each_other_and_the_host(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    root = str(machine(up="mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"))
+    network = f"bridge,name=jr{os.getpid() % 10000},subnet=10.213.7.0/24,nat=off"
+    rich(
+        "run", "--rootfs", root, "--name", "one", "--network", f"{network},address=10.213.7.10", "--wait-for", "port:80"
+    )
+    rich("run", "--rootfs", root, "--name", "two", "--network", f"{network},address=10.213.7.11,mac=52:54:00:12:34:56",
+         "--wait-for", "port:80")  # fmt: skip
+    assert rich.inside("two", "wget -qO- http://10.213.7.10/") == "one\n"
+    assert "52:54:00:12:34:56" in rich.inside("two", "ip link show eth0")
+    with urllib.request.urlopen("http://10.213.7.11/", timeout=10) as answer:
+        assert answer.read() == b"two\n"
+    assert rich.rows()["one"]["networks"] == ["10.213.7.10/24"]
+    rich("restart", "one")
+    assert rich.inside("two", "wget -qO- http://10.213.7.10/") == "one\n"
+
+
+def test_what_it_is_waited_for_and_does_not_come(rich: Rich, machine: Callable[..., Path]) -> None:
+    done = rich(
+        "run", "--rootfs", str(machine()), "--name", "one", "--wait-for", "port:81", "--wait-timeout", "1", check=False
+    )
+    assert (done.returncode, "port:81 is not there after 1 seconds" in done.stderr) == (1, True)
+    assert rich.status("one") == "running"
+    done = rich("start", "--wait-for", "x", "one", check=False)
+    assert done.returncode == 2
+    done = rich("create", "--rootfs", "/", "--wait-for", "moon", check=False)
+    assert (done.returncode, "target:NAME" in done.stderr) == (2, True)
+
+
+def test_its_health_is_told(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("run", "--rootfs", str(machine()), "--name", "one", "--health", "test ! -e /ill", "--health-interval", "0.1")
+    wait_for(lambda: rich.rows()["one"]["health"] == "healthy")
+    rich.inside("one", "touch /ill")
+    wait_for(lambda: rich.rows()["one"]["health"] == "unhealthy")
+    rich.inside("one", "rm /ill")
+    wait_for(lambda: rich.rows()["one"]["health"] == "healthy")
+
+
+def test_an_upgrade_with_a_way_back(rich: Rich, machine: Callable[..., Path]) -> None:
+    old, new, bad = machine("old"), machine("new"), machine("bad", up="exec /bin/poweroff -f")
+    for root, version in ((old, "1"), (new, "2"), (bad, "3")):
+        (root / "version").write_text(f"{version}\n")
+    rich("run", "--rootfs", str(old), "--name", "one", "--health", "test ! -e /ill", "--health-interval", "60")
+    rich.inside("one", "echo mine >/written")
+    rich("upgrade", "--rootfs", str(new), "one")
+    assert rich.inside("one", "cat /version /written") == "2\nmine\n"
+    done = rich("upgrade", "--rootfs", str(new), "one", check=False)
+    assert (done.returncode, "not confirmed" in done.stderr) == (1, True)
+    rich("rollback", "one")
+    assert rich.inside("one", "cat /version /written") == "1\nmine\n"
+    (new / "ill").write_text("")
+    done = rich("upgrade", "--rootfs", str(new), "one", check=False)
+    assert (done.returncode, "the old one runs again" in done.stderr) == (1, True)
+    assert rich.inside("one", "cat /version") == "1\n"
+    (new / "ill").unlink()
+    rich("upgrade", "--rootfs", str(new), "--changes", "discard", "one")
+    assert rich.inside("one", "cat /version; ls /written 2>/dev/null", check=False) == "2\n"
+    rich("confirm", "one")
+    assert not rich.inspect("one")["upgraded"]
+
+
+def test_after_the_host_was_down(rich: Rich, machine: Callable[..., Path]) -> None:
+    """What a reboot leaves: no process, nothing in /run, folders that say what ran."""
+    rich("run", "--rootfs", str(machine()), "--name", "one")
+    rich("run", "--rootfs", str(machine("other")), "--name", "two")
+    rich("stop", "two")
+    found = rich.inspect("one")
+    os.kill(found["supervisor"], signal.SIGKILL)
+    os.kill(found["pid"], signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{found['pid']}").exists())
+    assert rich("boot").stdout == "one\n"
+    assert rich.status("one") == "running"
+    assert rich.status("two") == "stopped"
+
+
+def test_no_path_of_a_hostile_machine_leads_out(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "inittab").write_text("the host's")
+    root = machine()
+    shutil.rmtree(root / "etc")
+    (root / "etc").symlink_to(outside)
+    (root / "data").symlink_to(outside)
+    done = rich("create", "--rootfs", str(root), "--name", "one", "--volume", "v:/data", "--env", "A=1", check=False)
+    assert done.returncode == 0, done.stderr
+    rich("start", "--no-wait", "one", check=False)
+    assert sorted(os.listdir(outside)) == ["inittab"]
+    assert (outside / "inittab").read_text() == "the host's"
+    assert not list((rich.store / ".volumes" / "v").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["systemd", "sysvinit", "openrc"])
+def test_a_real_machine_serves(rich: Rich, tmp_path: Path, kind: str) -> None:
+    """Its page, its sshd with a login and its environment, its cron; and it goes down by its own way."""
+    root = tmp_path / "root"
+    run("cp", "-a", debian_root(*{"systemd": SERVER, "sysvinit": SYSVINIT, "openrc": OPENRC}[kind]), root)
+    (root / "var/www/html/index.html").write_text("the old page\n")
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key")
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(tmp_path / "key.pub", root / "root/.ssh/authorized_keys")
+    (root / "etc/cron.d/joey").write_text("* * * * * root echo fired >>/var/log/fired\n")
+    address = {"systemd": "10.213.8.10", "sysvinit": "10.213.8.11", "openrc": "10.213.8.12"}[kind]
+    network = f"bridge,name=jq{os.getpid() % 10000},subnet=10.213.8.0/24,nat=off,address={address}"
+    rich("run", "--rootfs", str(root), "--name", "one", "--network", network, "--env", "ODD=a b=c", "--memory", "700M",
+         "--wait-for", "init", "--wait-for", "port:80", "--wait-for", "port:22", timeout=180)  # fmt: skip
+    assert rich.rows()["one"]["init"] == kind
+    with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
+        assert answer.read() == b"the old page\n"
+    ssh = ["ssh", "-i", str(tmp_path / "key"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+           "-o", "LogLevel=ERROR", f"root@{address}"]  # fmt: skip
+    assert run(*ssh, 'hostname; printf "%s\\n" "$ODD"; id -u') == "one\na b=c\n0\n"
+    if kind == "systemd":
+        failed = rich.inside("one", "systemctl --failed --no-legend")
+        assert failed == ""
+    wait_for(lambda: "fired" in rich.inside("one", "cat /var/log/fired", check=False), 75)
+    rich("stop", "one", timeout=60)
+    log = rich.log("one")
+    assert "ended with signal 2" in log or "ended with status 0" in log
+    assert "signal 9" not in log
