@@ -80,15 +80,12 @@ def start(container: Container, wait: bool = True) -> None:
         prepare(container, rich)
         with container.changed_life() as life:
             life.wanted, life.restarts, life.error = RUNNING, 0, ""
-            before = life.starts
+            before, started = life.starts, life.started
         _supervise(container)
     deadline = time.monotonic() + 60
-    while not container.running():
-        life = container.life()
+    while (life := container.life()).started == started:
         if life.starts > before and life.wanted == STOPPED:
-            raise JoeyError(
-                f"{container.name}: {life.error or 'it has ended at once'}", f"joey rich logs {container.name}"
-            )
+            raise JoeyError(f"{container.name}: {life.error or 'it has ended'}", f"joey rich logs {container.name}")
         if time.monotonic() > deadline:
             raise JoeyError(f"{container.name} does not start", f"joey rich logs {container.name}")
         time.sleep(0.02)
