@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import lzma
 import zlib
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ...compat.errors import JoeyError
 
 if TYPE_CHECKING:
+    from lzma import LZMADecompressor
     from typing import IO, Any
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -88,7 +88,9 @@ class _Xz:
         self._part = self._new()
         self._rest = b""
 
-    def _new(self) -> lzma.LZMADecompressor:
+    def _new(self) -> LZMADecompressor:
+        import lzma
+
         return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
 
     def readinto(self, buffer: memoryview) -> int:
@@ -139,11 +141,16 @@ def reader(file: IO[bytes], kind: str) -> Stream:
             file, read_across_frames=True, closefd=False
         )
     if kind == "bzip2":
-        import bz2
-
+        try:
+            import bz2
+        except ImportError:
+            raise JoeyError("bzip2 is not in this Python", "unpack it with bzip2 first") from None
         return bz2.BZ2File(file)
     if kind == "xz":
-        return _Xz(file)
+        try:
+            return _Xz(file)
+        except ImportError:
+            raise JoeyError("xz is not in this Python", "unpack it with xz first") from None
     return cast("Stream", file)
 
 
@@ -162,4 +169,10 @@ def errors() -> tuple[type[Exception], ...]:
         found.append(zstandard.ZstdError)
     except ImportError:
         pass
-    return (*found, lzma.LZMAError)
+    try:
+        from lzma import LZMAError
+
+        found.append(LZMAError)
+    except ImportError:  # the host kit's Python has none
+        pass
+    return tuple(found)

@@ -8,6 +8,10 @@
     config.py      the bundle of a container
     supervisor.py  the process that starts it, keeps its log, starts it again
     control.py     start, stop, waiting until it is up, from outside
+    ports.py       ports that are published on the host
+    changing.py    updates, and upgrades with a way back
+    parity.py      a container beside the machine it came from
+    images.py      the images they are made of, unpacked
     logs.py        its log: times, rotation, reading
     health.py      health checks
 

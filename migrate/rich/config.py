@@ -88,10 +88,14 @@ def layers_of(container: Container, rich: Rich) -> list[str]:
     return [rich.lower, f"{container.folder}/fixes"]
 
 
-def write_bundle(container: Container, rich: Rich, init: inits.Init) -> None:
-    """Write config.json for the next start."""
+def write_bundle(container: Container, rich: Rich, init: inits.Init, network: str = "") -> None:
+    """Write config.json for the next start. `network`: the namespace that it is to join."""
     os.makedirs(container.bundle, 0o700, exist_ok=True)
-    text = json.dumps(config_of(container, rich, init), indent=1) + "\n"
+    config = config_of(container, rich, init)
+    for entry in config["linux"]["namespaces"] if network else ():
+        if entry["type"] == "network":
+            entry["path"] = network
+    text = json.dumps(config, indent=1) + "\n"
     write_atomically(f"{container.bundle}/config.json", text)
 
 
@@ -216,9 +220,7 @@ def _network(rich: Rich, linux: dict[str, Any]) -> None:
     """The network namespace: its own, the host's, or another container's."""
     if rich.networks == ["host"]:
         linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
-    elif len(rich.networks) == 1 and rich.networks[0].startswith("container:"):
-        pass  # its path is known at the start only (control.py)
-    elif "host" in rich.networks or any(word.startswith("container:") for word in rich.networks):
+    elif len(rich.networks) > 1 and any(word == "host" or word.startswith("container:") for word in rich.networks):
         raise UsageError("--network: host and container:NAME stand alone")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...compat import process
 from ...compat.errors import JoeyError, StateError, UsageError
 from ...compat.sealed import own_command
-from . import config, inits
+from . import config, inits, ports
 from .guest import Guest
 from .model import Hook, Rich
 from .store import RUNNING, STOPPED, Container
@@ -63,8 +63,20 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
         os.mkfifo(container.console, 0o600)
     if not os.path.isdir(f"{container.folder}/fixes"):
         config.write_fixes(container, rich, init)
-    config.write_bundle(container, rich, init)
+    config.write_bundle(container, rich, init, _joined(container, rich))
     return init
+
+
+def _joined(container: Container, rich: Rich) -> str:
+    """The network namespace of the container whose network it shares; "" for its own. Raises StateError."""
+    if len(rich.networks) != 1 or not rich.networks[0].startswith("container:"):
+        return ""
+    other = container.store.get(rich.networks[0].partition(":")[2])
+    state = other.running()
+    if state is None:
+        raise StateError(f"{container.name} shares the network of {other.name}, which does not run",
+                         f"joey rich start {other.name}", "not-running")  # fmt: skip
+    return f"/proc/{state.pid}/ns/net"
 
 
 def start(container: Container, wait: bool = True) -> None:
@@ -82,20 +94,18 @@ def start(container: Container, wait: bool = True) -> None:
             life.wanted, life.restarts, life.error = RUNNING, 0, ""
             before, started = life.starts, life.started
         _supervise(container)
-    deadline = time.monotonic() + 60
     while (life := container.life()).started == started:
-        if life.starts > before and life.wanted == STOPPED:
+        supervised = container.supervisor()
+        if container.life().started == started and (not supervised or life.wanted == STOPPED) and life.starts > before:
             raise JoeyError(f"{container.name}: {life.error or 'it has ended'}", f"joey rich logs {container.name}")
-        if time.monotonic() > deadline:
-            raise JoeyError(f"{container.name} does not start", f"joey rich logs {container.name}")
         time.sleep(0.02)
     if wait:
         wait_until_up(container, rich)
 
 
-def _wait_for_supervisor(container: Container) -> None:
-    """One that is about to end: its container is down."""
-    deadline = time.monotonic() + 10
+def _wait_for_supervisor(container: Container, seconds: float = 120.0) -> None:
+    """One that is about to end: its container is down, or goes down."""
+    deadline = time.monotonic() + seconds
     while container.supervisor():
         if time.monotonic() > deadline:
             raise StateError(f"{container.name} is being started or stopped", "joey rich ps shows it", "busy")
@@ -197,6 +207,7 @@ def settle(container: Container) -> None:
     """After a start: wait until it is up, and run the hooks of that moment. What fails is told in its log."""
     rich = container.rich()
     try:
+        ports.publish(container, rich)
         wait_until_up(container, rich)
         run_hooks(container, rich, "after-services")
     except JoeyError as error:
@@ -283,6 +294,7 @@ def stop(container: Container, seconds: float | None = None) -> None:
         _wait_for_supervisor(container)
     else:
         call(container, "delete", "--force", container.name)
+    ports.withdraw(container)
 
 
 def end_at_once(container: Container) -> None:
@@ -296,6 +308,7 @@ def end_at_once(container: Container) -> None:
         _wait_for_supervisor(container)
     if os.path.isdir(f"{container.store.runtime}/{container.name}"):
         call(container, "delete", "--force", container.name)
+    ports.withdraw(container)
 
 
 def _ask(container: Container, rich: Rich, init: inits.Init, pid: int, born: int) -> None:

@@ -65,6 +65,7 @@ class Rich:
     env: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
     networks: list[str] = field(default_factory=list)
+    ports: list[str] = field(default_factory=list)
     volumes: list[Volume] = field(default_factory=list)
     quotas: list[str] = field(default_factory=list)
     memory: int = 0
@@ -140,6 +141,24 @@ def parse_volume(word: str) -> Volume:
     if source and not source.startswith("/"):
         check_name(source)
     return Volume(source, destination, options)
+
+
+def parse_port(word: str) -> tuple[str, int, int, str]:
+    """[ADDRESS:]HOST:CONTAINER[/tcp|/udp] as address ("" for all), host's port, container's port, protocol."""
+    import ipaddress
+
+    head, _, protocol = word.partition("/")
+    address, _, rest = head.rpartition(":")
+    address, _, outer = address.rpartition(":")
+    ports = [int(text) if text.isdigit() else 0 for text in (outer, rest)]
+    try:
+        if address:
+            ipaddress.IPv4Address(address)
+    except ValueError:
+        ports = [0, 0]
+    if not all(0 < port < 65536 for port in ports) or protocol not in ("", "tcp", "udp"):
+        raise UsageError(f'--publish: "{word}" is not [ADDRESS:]HOST:CONTAINER[/tcp|/udp]')
+    return address, ports[0], ports[1], protocol or "tcp"
 
 
 def parse_hook(word: str) -> Hook:

@@ -214,6 +214,10 @@ class Supervisor:
         self._drain()
         self._log.say(f"ended with {_words(code)}")
         self._call("delete", "--force", self._container.name)
+        if os.path.exists(f"{self._container.folder}/ports.json"):
+            from . import ports
+
+            ports.withdraw(self._container)
         with self._container.changed_life() as life:
             life.last_status = None if code is None else code if code >= 0 else 128 - code
             life.ended = time.time()

@@ -441,3 +441,35 @@ def test_views(tmp_path: Path) -> None:
         assert lines[2][:2] == ["Mem:", str(96 << 10)], part
         assert 2 < float(lines[3][0]) < 60, part
         assert [line[0] for line in lines[4:]] == ["0", "sh", "1", "0"], part
+
+
+PLAIN = """
+cat > /as <<'END'
+import os, sys
+os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+os.environ["HOME"] = "/home/u"
+os.chdir("/")
+os.execvp(sys.argv[1], sys.argv[1:])
+END
+mkdir -p /home/u; chown -hR 1000:1000 /rootfs /home/u; chown 1000:1000 /b /b/config.json
+exec python3 /as joey run --policy permissive -b /b plain
+"""
+
+
+def test_a_user_without_any_privilege_installs_packages(tmp_path: Path) -> None:
+    """No namespace, no chroot: names, owners and ids by a tracer, beside the shim's."""
+    root = debian("bookworm")
+    expected = blocks(native(root, tmp_path))
+    change = (
+        'c["mounts"].append({"destination": "/programs", "source": "/programs", "type": "bind", "options": ["bind", "ro"]})\n'
+        'c["linux"].pop("resources", None)\n'
+        'c["mounts"] = [m for m in c["mounts"] if m["type"] != "cgroup"]\n'
+        'c["linux"]["namespaces"].append({"type": "user"})\n'
+        'for name in ("uidMappings", "gidMappings"): c["linux"][name] = [{"containerID": 0, "hostID": 1000, "size": 1}]'
+    )
+    job = bundle("bash", "/programs/programs.sh", "apt", "perl", "postgresql", change=change) + PLAIN
+    status, output = boot(tmp_path, job, f"{root}=/rootfs", f"{PROGRAMS}=/programs", timeout=1400)
+    got = blocks(output)
+    for name in ("apt", "perl", "postgresql"):
+        assert got.get(name) == expected[name], f"{name}\n{output[-3000:]}"
+    assert status == 0

@@ -8,15 +8,19 @@ import shutil
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..conftest import Joey, cgroups_named, leftovers_of
+from ..conftest import TOP, Joey, cgroups_named, leftovers_of
+from ..e2e.conftest import host
+from ..e2e.host import Host
+from ..e2e.oldkernel import boot
 from .guests import SERVER, debian_root, run
+
+__all__ = ["host"]
 
 pytestmark = [pytest.mark.root]
 
@@ -38,6 +42,7 @@ class Rich:
     def __init__(self, joey: Joey, store: Path) -> None:
         self._joey = joey
         self.store = store
+        self.program = joey.program
 
     def __call__(self, *words: str, check: bool = True, timeout: float = 100) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "JOEY_RICH": str(self.store)}
@@ -69,6 +74,24 @@ def rich(tmp_path: Path) -> Iterator[Rich]:
         made("rm", "--force", name)
     assert not leftovers_of(joey, tmp_path)
     assert not cgroups_named("rich-" + str(tmp_path))
+
+
+@pytest.fixture
+def there(host: Host, tmp_path: Path) -> Iterator[Rich]:
+    """`joey rich` on a host of its own, whose network nobody else has."""
+    made = Rich(host, tmp_path / "store")
+    yield made
+    for name in list(made.rows()):
+        made("rm", "--force", name)
+    assert host.links() == set()
+
+
+def fetched(host: Host, url: str) -> str:
+    """A page, as the host gets it."""
+    script = (
+        "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode(), end='')"
+    )
+    return host.call("/usr/bin/python3", "-c", script, url)
 
 
 @pytest.fixture
@@ -253,21 +276,47 @@ def test_volumes(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> No
     assert (done.returncode, "/not/there does not exist" in done.stderr) == (1, True)
 
 
-def test_they_reach_each_other_and_the_host(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
-    root = str(machine(up="mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"))
-    network = f"bridge,name=jr{os.getpid() % 10000},subnet=10.213.7.0/24,nat=off"
-    rich(
-        "run", "--rootfs", root, "--name", "one", "--network", f"{network},address=10.213.7.10", "--wait-for", "port:80"
+def test_they_reach_each_other_and_the_host(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
+    serve = "mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"
+    root = str(machine(up=serve))
+    there("run", "--rootfs", root, "--name", "one", "--network", "bridge,address=10.71.0.10", "--wait-for", "port:80")
+    there(
+        "run", "--rootfs", root, "--name", "two", "--network", "bridge,mac=52:54:00:12:34:56", "--wait-for", "port:80"
     )
-    rich("run", "--rootfs", root, "--name", "two", "--network", f"{network},address=10.213.7.11,mac=52:54:00:12:34:56",
-         "--wait-for", "port:80")  # fmt: skip
-    assert rich.inside("two", "wget -qO- http://10.213.7.10/") == "one\n"
-    assert "52:54:00:12:34:56" in rich.inside("two", "ip link show eth0")
-    with urllib.request.urlopen("http://10.213.7.11/", timeout=10) as answer:
-        assert answer.read() == b"two\n"
-    assert rich.rows()["one"]["networks"] == ["10.213.7.10/24"]
-    rich("restart", "one")
-    assert rich.inside("two", "wget -qO- http://10.213.7.10/") == "one\n"
+    assert there.inside("two", "wget -qO- http://10.71.0.10/") == "one\n"
+    assert "52:54:00:12:34:56" in there.inside("two", "ip link show eth0")
+    assert fetched(host, "http://10.71.0.10/") == "one\n"
+    assert there.rows()["one"]["networks"] == ["10.71.0.10/24"]
+    there("run", "--rootfs", str(machine("third")), "--name", "three", "--network", "container:one")
+    assert there.inside("three", "wget -qO- http://127.0.0.1/") == "one\n"
+    there("stop", "three")
+    there("restart", "one")
+    assert there.inside("two", "wget -qO- http://10.71.0.10/") == "one\n"
+
+
+def test_published_ports_lead_to_it(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
+    root = str(machine(up="mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"))
+    words = [
+        "--network",
+        "bridge",
+        "--publish",
+        "8080:80",
+        "--publish",
+        "10.71.0.1:8081:80/tcp",
+        "--wait-for",
+        "port:80",
+    ]
+    there("run", "--rootfs", root, "--name", "one", *words)
+    there("run", "--rootfs", root, "--name", "two", "--network", "bridge")
+    wait_for(lambda: "8081" in host.call("sh", "-c", "iptables -t nat -S; nft list ruleset", check=False))
+    for port in (8080, 8081):
+        assert there.inside("two", f"wget -qO- http://10.71.0.1:{port}/") == "one\n"
+        assert fetched(host, f"http://10.71.0.1:{port}/") == "one\n"
+        assert there.inside("one", f"wget -qO- http://10.71.0.1:{port}/") == "one\n"
+    there("stop", "one")
+    assert "808" not in host.call("sh", "-c", "iptables-save; nft list ruleset", check=False)
+    done = there("create", "--rootfs", root, "--publish", "80:http", check=False)
+    assert (done.returncode, "--publish" in done.stderr) == (2, True)
 
 
 def test_what_it_is_waited_for_and_does_not_come(rich: Rich, machine: Callable[..., Path]) -> None:
@@ -326,6 +375,12 @@ def test_after_the_host_was_down(rich: Rich, machine: Callable[..., Path]) -> No
     assert rich("boot").stdout == "one\n"
     assert rich.status("one") == "running"
     assert rich.status("two") == "stopped"
+    assert rich("boot", "--down").stdout == "one\n"
+    assert rich.status("one") == "stopped"
+    environment = {**os.environ, "JOEY_RICH": str(rich.store), "JOEY": rich.program}
+    for word, status in (("start", "running"), ("stop", "stopped")):
+        run(TOP / "tools" / "host" / "joey-rich", word, env=environment)
+        assert rich.status("one") == status
 
 
 def test_no_path_of_a_hostile_machine_leads_out(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
@@ -347,7 +402,7 @@ def test_no_path_of_a_hostile_machine_leads_out(rich: Rich, machine: Callable[..
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["systemd", "sysvinit", "openrc"])
-def test_a_real_machine_serves(rich: Rich, tmp_path: Path, kind: str) -> None:
+def test_a_real_machine_serves(host: Host, there: Rich, tmp_path: Path, kind: str) -> None:
     """Its page, its sshd with a login and its environment, its cron; and it goes down by its own way."""
     root = tmp_path / "root"
     run("cp", "-a", debian_root(*{"systemd": SERVER, "sysvinit": SYSVINIT, "openrc": OPENRC}[kind]), root)
@@ -356,21 +411,53 @@ def test_a_real_machine_serves(rich: Rich, tmp_path: Path, kind: str) -> None:
     (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     shutil.copy(tmp_path / "key.pub", root / "root/.ssh/authorized_keys")
     (root / "etc/cron.d/joey").write_text("* * * * * root echo fired >>/var/log/fired\n")
-    address = {"systemd": "10.213.8.10", "sysvinit": "10.213.8.11", "openrc": "10.213.8.12"}[kind]
-    network = f"bridge,name=jq{os.getpid() % 10000},subnet=10.213.8.0/24,nat=off,address={address}"
-    rich("run", "--rootfs", str(root), "--name", "one", "--network", network, "--env", "ODD=a b=c", "--memory", "700M",
+    address = "10.71.0.10"
+    network = f"bridge,address={address}"
+    there("run", "--rootfs", str(root), "--name", "one", "--network", network, "--env", "ODD=a b=c", "--memory", "700M",
          "--wait-for", "init", "--wait-for", "port:80", "--wait-for", "port:22", timeout=180)  # fmt: skip
-    assert rich.rows()["one"]["init"] == kind
-    with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
-        assert answer.read() == b"the old page\n"
+    assert there.rows()["one"]["init"] == kind
+    assert fetched(host, f"http://{address}/") == "the old page\n"
     ssh = ["ssh", "-i", str(tmp_path / "key"), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
            "-o", "LogLevel=ERROR", f"root@{address}"]  # fmt: skip
-    assert run(*ssh, 'hostname; printf "%s\\n" "$ODD"; id -u') == "one\na b=c\n0\n"
+    assert host.call(*ssh, 'hostname; printf "%s\\n" "$ODD"; id -u') == "one\na b=c\n0\n"
     if kind == "systemd":
-        failed = rich.inside("one", "systemctl --failed --no-legend")
+        failed = there.inside("one", "systemctl --failed --no-legend")
         assert failed == ""
-    wait_for(lambda: "fired" in rich.inside("one", "cat /var/log/fired", check=False), 75)
-    rich("stop", "one", timeout=60)
-    log = rich.log("one")
+        inventory = tmp_path / "inventory.json"
+        inventory.write_text(run(there.program, "migrate", "inspect", root, "--json"))
+        compared = there("verify", "--against", str(inventory), "one", "--json")
+        assert json.loads(compared.stdout)["unexplained"] == 0
+        there.inside("one", "systemctl stop nginx; userdel postgres", check=False)
+        compared = there("verify", "--against", str(inventory), "one", check=False)
+        assert compared.returncode == 1
+        assert "port 80" in compared.stdout
+        assert "service nginx" in compared.stdout
+        there.inside("one", "systemctl start nginx")
+        assert "Started" in there("logs", "--journal", "one").stdout
+    wait_for(lambda: "fired" in there.inside("one", "cat /var/log/fired", check=False), 75)
+    there("stop", "one", timeout=60)
+    log = there.log("one")
     assert "ended with signal 2" in log or "ended with status 0" in log
     assert "signal 9" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64 (tools/test has it)")
+def test_a_machine_on_the_kernel_that_answers_like_2_6_32(tmp_path: Path) -> None:
+    """By the host kit alone: no overlay, no setns, and reboot(2) would be the host's."""
+    job = """
+        mount -t tmpfs -o size=1200m none /var/lib
+        joey rich run --rootfs /rootfs --name old --wait-timeout 400 --wait-for init --wait-for port:80 --env "A=b c" --policy permissive
+        joey rich exec old cat /etc/environment
+        joey rich exec old ps ax
+        joey rich stop old && joey rich ps --all
+        joey rich logs old | tail -3
+    """
+    status, output = boot(tmp_path, job, f"{debian_root(*SYSVINIT)}=/rootfs", memory=2500, timeout=800)
+    assert 'A="b c"' in output
+    assert "nginx: master process" in output
+    assert "/usr/sbin/cron" in output
+    assert "old   stopped  sysvinit" in output
+    assert "Will now halt." in output
+    assert status == 0

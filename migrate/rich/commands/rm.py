@@ -24,9 +24,8 @@ def run(arguments: Arguments) -> int:
             container.remove()
             continue
         container = store.get(name)
-        if container.status() != "stopped":
-            if not arguments.switch("force"):
-                raise StateError(f"{name} runs", f"joey rich stop {name}, or --force")
+        if container.status() != "stopped" and not arguments.switch("force"):
+            raise StateError(f"{name} runs", f"joey rich stop {name}, or --force")
         control.end_at_once(container)
         container.remove()
     images.drop_unused(store)

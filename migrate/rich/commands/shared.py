@@ -13,6 +13,7 @@ from ..model import (
     Rich,
     parse_hook,
     parse_id_map,
+    parse_port,
     parse_restart,
     parse_variable,
     parse_volume,
@@ -48,6 +49,7 @@ MAKING = (
     ),
     Option("--hostname", "NAME", "its host name (default: its name)"),
     Option("--network", "NETWORK", "as `joey run` has it, or host, none, container:NAME; may be repeated", many=True),
+    Option("--publish -p", "[ADDRESS:]HOST:PORT", "lead a port of the host to one of it; /udp may follow", many=True),
     Option(
         "--volume -v",
         "SOURCE:DIR[:OPTIONS]",
@@ -132,6 +134,9 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
     rich.init = arguments.text("init")
     rich.hostname = arguments.text("hostname")
     rich.networks = arguments.many("network")
+    for word in arguments.many("publish"):
+        parse_port(word)
+    rich.ports = arguments.many("publish")
     rich.volumes = [parse_volume(word) for word in arguments.many("volume")]
     rich.quotas = arguments.many("disk-quota")
     rich.views = arguments.switch("views")
