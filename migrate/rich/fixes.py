@@ -6,8 +6,8 @@ They are a layer of their own, between the image and what the container writes: 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from dataclasses import dataclass
 
 from .guest import Guest
@@ -178,7 +178,7 @@ def _everybody(guest: Guest, rich: Rich) -> list[Fix]:
     if guest.text("/etc/fstab").strip():
         out.append(Fix("/etc/fstab", _DISKS, "# in a container (joey): nothing is to be mounted\n"))
     if guest.exists("/etc/systemd") or guest.exists("/etc/dbus-1"):
-        out.append(Fix("/etc/machine-id", "its own identity", secrets.token_hex(16) + "\n", mode=0o444))
+        out.append(Fix("/etc/machine-id", "its own identity", os.urandom(16).hex() + "\n", mode=0o444))
     if rich.env:
         out.append(Fix("/etc/environment", "--env: for login, ssh and cron", environment(guest, rich.env)))
     return out

@@ -6,6 +6,7 @@ packets of the loopback link don't leave it. CentOS 6's iptables 1.4.7 has all t
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -27,7 +28,8 @@ def publish(container: Container, rich: Rich) -> None:
     if not rich.ports:
         return
     state = container.running()
-    address = next((str(entry.get("shown", "")).partition("/")[0] for entry in state.networks), "") if state else ""
+    shown = next((str(entry.get("shown", "")) for entry in state.networks), "") if state else ""
+    address = shown.partition("/")[0]
     if not address:
         raise JoeyError("--publish needs a network of its own", "--network bridge")
     tool = next((tool for tool in _TOOLS if not nat.unfit(tool)), "")
@@ -40,10 +42,10 @@ def publish(container: Container, rich: Rich) -> None:
     _keep(container, tool, table, done)
     try:
         if tool == "nft":
-            _call([tool, "-f", "-"], _nft_rules(table, address, rich.ports))
+            _call([tool, "-f", "-"], _nft_rules(table, shown, rich.ports))
             return
         for word in rich.ports:
-            for rule in _rules(address, word):
+            for rule in _rules(shown, word):
                 done.append(rule)
                 _keep(container, tool, table, done)
                 table_name, chain, *rest = rule
@@ -53,8 +55,9 @@ def publish(container: Container, rich: Rich) -> None:
         raise
 
 
-def _rules(address: str, word: str) -> list[list[str]]:
-    """Table, chain, and the rule."""
+def _rules(shown: str, word: str) -> list[list[str]]:
+    """Table, chain, and the rule, for an address with its subnet's prefix."""
+    address, subnet = shown.partition("/")[0], str(ipaddress.ip_interface(shown).network)
     at, outer, inner, protocol = parse_port(word)
     where = ["-d", at] if at else ["-m", "addrtype", "--dst-type", "LOCAL"]
     lead = ["-p", protocol, *where, "--dport", str(outer), "-j", "DNAT", "--to-destination", f"{address}:{inner}"]
@@ -62,18 +65,19 @@ def _rules(address: str, word: str) -> list[list[str]]:
     return [
         ["nat", "PREROUTING", *lead],
         ["nat", "OUTPUT", "!", "-d", "127.0.0.0/8", *lead] if not at else ["nat", "OUTPUT", *lead],
-        ["nat", "POSTROUTING", "-s", address, *own, "-j", "MASQUERADE"],  # from itself, by the host's address
+        ["nat", "POSTROUTING", "-s", subnet, *own, "-j", "MASQUERADE"],  # a neighbour's answer comes back this way too
         ["filter", "FORWARD", *own, "-j", "ACCEPT"],
     ]
 
 
-def _nft_rules(table: str, address: str, words: list[str]) -> str:
+def _nft_rules(table: str, shown: str, words: list[str]) -> str:
+    address, subnet = shown.partition("/")[0], ipaddress.ip_interface(shown).network
     lead, back = [], []
     for word in words:
         at, outer, inner, protocol = parse_port(word)
         where = f"ip daddr {at}" if at else "fib daddr type local ip daddr != 127.0.0.0/8"
         lead.append(f"{where} {protocol} dport {outer} dnat to {address}:{inner}")
-        back.append(f"ip saddr {address} ip daddr {address} {protocol} dport {inner} masquerade")
+        back.append(f"ip saddr {subnet} ip daddr {address} {protocol} dport {inner} masquerade")
     chains = {
         "prerouting": ("dstnat", -100, lead),
         "output": ("output", -100, lead),

@@ -312,7 +312,6 @@ def test_published_ports_lead_to_it(host: Host, there: Rich, machine: Callable[.
     for port in (8080, 8081):
         assert there.inside("two", f"wget -qO- http://10.71.0.1:{port}/") == "one\n"
         assert fetched(host, f"http://10.71.0.1:{port}/") == "one\n"
-        assert there.inside("one", f"wget -qO- http://10.71.0.1:{port}/") == "one\n"
     there("stop", "one")
     assert "808" not in host.call("sh", "-c", "iptables-save; nft list ruleset", check=False)
     done = there("create", "--rootfs", root, "--publish", "80:http", check=False)
@@ -361,6 +360,28 @@ def test_an_upgrade_with_a_way_back(rich: Rich, machine: Callable[..., Path]) ->
     assert rich.inside("one", "cat /version; ls /written 2>/dev/null", check=False) == "2\n"
     rich("confirm", "one")
     assert not rich.inspect("one")["upgraded"]
+
+
+def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    root = machine()
+    (root / "gone").write_text("of the image")
+    rich("run", "--rootfs", str(root), "--name", "one", "--env", "A=1")
+    rich.inside("one", "echo mine >/written; rm /gone; chown 33:44 /written")
+    done = rich("commit", "one", f"oci:{tmp_path}/images:now", check=False)
+    assert (done.returncode, "it runs" in done.stderr or "runs:" in done.stderr) == (1, True)
+    rich("pause", "one")
+    rich("commit", "one", f"oci:{tmp_path}/images:now")
+    rich("resume", "one")
+    rich("run", "--name", "two", f"oci:{tmp_path}/images:now")
+    assert rich.rows()["two"]["init"] == "busybox"
+    assert (
+        rich.inside("two", "cat /written; stat -c %u:%g /written; ls /gone 2>/dev/null; echo $A", check=False)
+        == "mine\n33:44\n1\n"
+    )
+    assert "getty" in rich.inside("two", "cat /etc/inittab")  # the image is without fixes
+    assert "of the image" in (root / "gone").read_text()
+    rich("rm", "--force", "two")
+    assert not list((rich.store / ".images").iterdir())
 
 
 def test_after_the_host_was_down(rich: Rich, machine: Callable[..., Path]) -> None:

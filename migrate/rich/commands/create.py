@@ -9,7 +9,7 @@ import time
 
 from ....compat.errors import JoeyError, UsageError
 from ....runtime.options import Arguments, Command
-from .. import config, images, inits
+from .. import config, inits
 from ..guest import Guest
 from ..logs import rfc3339
 from ..model import Rich
@@ -34,6 +34,8 @@ def make(arguments: Arguments) -> Container:
             if not os.path.isdir(rootfs):
                 raise JoeyError(f"{rootfs} is not a directory")
         else:
+            from .. import images
+
             rich.lower, image = images.files_of(store, reference)
         guest = Guest(rich.lower)
         init = inits.of(rich.init, guest)
