@@ -8,6 +8,7 @@
     config.py      the bundle of a container
     supervisor.py  the process that starts it, keeps its log, starts it again
     control.py     start, stop, waiting until it is up, from outside
+    disk.py        a disk quota where the file system has none: a file system in a file
     ports.py       ports that are published on the host
     changing.py    updates, and upgrades with a way back
     parity.py      a container beside the machine it came from

@@ -9,8 +9,9 @@ import subprocess
 from ...compat import treecopy
 from ...compat.errors import JoeyError, StateError
 from ...compat.files import write_atomically
+from ...compat.quota.words import pools
 from ...runtime.layers import FOLDER as LAYERS
-from . import config, control, fixes, inits
+from . import config, control, disk, fixes, inits
 from .guest import Guest
 from .model import Rich
 from .store import RUNNING, Container
@@ -27,10 +28,13 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         words = ["--memory", str(rich.memory)] if rich.memory else []
         words += ["--cpu-quota", str(int(rich.cpus * 100_000)), "--cpu-period", "100000"] if rich.cpus else []
         words += ["--pids-limit", str(rich.pids)] if rich.pids else []
-        words += [word for quota in quotas for word in ("--disk-quota", quota)]
+        kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
+        words += [word for quota in kept for word in ("--disk-quota", quota)]
         done = control.call(container, "update", *words, container.name) if words else None
         if done and done.returncode:
             raise JoeyError(done.stderr.strip().removeprefix("joey: "))
+    if own := disk.of_root(quotas) if disk.own(container, rich) else []:
+        disk.grow(container, pools(own[-1:], ["/"])[0].size)
     for quota in quotas:
         head = quota.rpartition("=")[0]
         rich.quotas = [word for word in rich.quotas if word.rpartition("=")[0] != head] + [quota]
@@ -89,6 +93,10 @@ def upgrade(container: Container, lower: str, reference: str, keep: bool) -> Non
         try:
             rich.lower, rich.image, rich.init = lower, reference, init.kind
             container.save(rich)
+            os.makedirs(container.bundle, 0o700, exist_ok=True)
+            disk.prepare(container, rich)
+            if os.path.exists(f"{before}/bundle/disk.img"):
+                disk.remount(f"{before}/bundle")
             _carry_over(container, f"{before}/bundle/{LAYERS}/upper", keep)
             config.write_fixes(container, rich, init)
             _keep_identity(container, before)
@@ -153,6 +161,8 @@ def _put_back(container: Container) -> None:
         path = f"{container.folder}/{name}"
         if not os.path.exists(f"{before}/{name}"):
             continue
+        if name == "bundle":
+            disk.release(path)
         if os.path.isdir(path):
             shutil.rmtree(path)
         os.replace(f"{before}/{name}", path)
@@ -178,5 +188,6 @@ def confirm(container: Container) -> None:
         raise StateError(f"{container.name} has no upgrade to confirm", slug="not-upgraded")
     from . import images
 
+    disk.release(f"{before}/bundle")
     shutil.rmtree(before)
     images.drop_unused(container.store)

@@ -16,7 +16,7 @@ from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
 from ...runtime.layers import FOLDER as LAYERS
 from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTATION, VIEW_ANNOTATION
-from . import fixes, inits
+from . import disk, fixes, inits
 from .guest import Guest
 from .model import BY_RUNTIME, Hook, Rich, Volume
 from .store import Container
@@ -50,7 +50,9 @@ def write_fixes(container: Container, rich: Rich, init: inits.Init) -> list[fixe
         _make_parents(new, os.path.dirname(path), lower)
         if os.path.lexists(path):
             continue
-        if fix.target:
+        if fixes.is_identity(fix.path) and os.path.isfile(f"{folder}{path[len(new) :]}"):
+            shutil.copy2(f"{folder}{path[len(new) :]}", path)
+        elif fix.target:
             os.symlink(fix.target, path)
         else:
             write_atomically(path, fix.text.encode("utf-8", "surrogateescape"), fix.mode)
@@ -132,9 +134,13 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
         **{f"io.joey.rich.label.{key}": value for key, value in rich.labels.items()},
     }
-    notes = {NETWORK_ANNOTATION: ";".join(word for word in rich.networks if word not in ("host", "none")
-                                          and not word.startswith("container:")),
-             QUOTA_ANNOTATION: ";".join(rich.quotas), VIEW_ANNOTATION: "on" if rich.views else ""}  # fmt: skip
+    networks = [word for word in rich.networks if word not in ("host", "none") and not word.startswith("container:")]
+    quotas = disk.of_others(rich.quotas) if disk.own(container, rich) else rich.quotas
+    notes = {
+        NETWORK_ANNOTATION: ";".join(networks),
+        QUOTA_ANNOTATION: ";".join(quotas),
+        VIEW_ANNOTATION: "on" if rich.views else "",
+    }
     config["annotations"].update({key: value for key, value in notes.items() if value})
     if hooks := _hooks(rich, container.console):
         config["hooks"] = hooks

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...compat import process
 from ...compat.errors import JoeyError, StateError, UsageError
 from ...compat.sealed import own_command
-from . import config, inits, ports
+from . import config, disk, inits, ports
 from .guest import Guest
 from .model import Hook, Rich
 from .store import RUNNING, STOPPED, Container
@@ -61,6 +61,7 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
     config.prepare_volumes(container, rich)
     if not os.path.exists(container.console):
         os.mkfifo(container.console, 0o600)
+    disk.prepare(container, rich)
     if not os.path.isdir(f"{container.folder}/fixes"):
         config.write_fixes(container, rich, init)
     config.write_bundle(container, rich, init, _joined(container, rich))
@@ -295,6 +296,7 @@ def stop(container: Container, seconds: float | None = None) -> None:
     else:
         call(container, "delete", "--force", container.name)
     ports.withdraw(container)
+    disk.release(container.bundle)
 
 
 def end_at_once(container: Container) -> None:
@@ -309,6 +311,7 @@ def end_at_once(container: Container) -> None:
     if os.path.isdir(f"{container.store.runtime}/{container.name}"):
         call(container, "delete", "--force", container.name)
     ports.withdraw(container)
+    disk.release(container.bundle)
 
 
 def _ask(container: Container, rich: Rich, init: inits.Init, pid: int, born: int) -> None:

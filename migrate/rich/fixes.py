@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import tempfile
 from dataclasses import dataclass
 
+from ...compat.files import find_program
 from .guest import Guest
 from .model import Rich
 
@@ -179,8 +182,37 @@ def _everybody(guest: Guest, rich: Rich) -> list[Fix]:
         out.append(Fix("/etc/fstab", _DISKS, "# in a container (joey): nothing is to be mounted\n"))
     if guest.exists("/etc/systemd") or guest.exists("/etc/dbus-1"):
         out.append(Fix("/etc/machine-id", "its own identity", os.urandom(16).hex() + "\n", mode=0o444))
+    out += _host_keys(guest)
     if rich.env:
         out.append(Fix("/etc/environment", "--env: for login, ssh and cron", environment(guest, rich.env)))
+    return out
+
+
+def is_identity(path: str) -> bool:
+    """Whether a file is made once, and stays what it is."""
+    return path == "/etc/machine-id" or path.startswith("/etc/ssh/ssh_host_")
+
+
+def _host_keys(guest: Guest) -> list[Fix]:
+    """Keys of its sshd, where its migration has left them behind; in the form that OpenSSH 5.3 reads too."""
+    if not guest.exists("/usr/sbin/sshd") or any(name.startswith("ssh_host_") for name in guest.names("/etc/ssh")):
+        return []
+    program = find_program("ssh-keygen")
+    if not program:
+        return []
+    out = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("rsa", "ecdsa", "ed25519"):
+            path = f"{folder}/{kind}"
+            form = [] if kind == "ed25519" else ["-m", "PEM"]
+            done = subprocess.run([program, "-q", "-t", kind, *form, "-N", "", "-C", "joey", "-f", path],
+                                  stdin=subprocess.DEVNULL, capture_output=True, check=False)  # fmt: skip
+            if done.returncode:
+                continue  # this ssh-keygen has no such kind
+            for suffix, mode in (("", 0o600), (".pub", 0o644)):
+                with open(path + suffix, encoding="ascii") as file:
+                    text = file.read()
+                out.append(Fix(f"/etc/ssh/ssh_host_{kind}_key{suffix}", "its image has no host keys", text, mode=mode))
     return out
 
 

@@ -22,8 +22,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from ...compat import libc
+from ...compat.constants import MNT_DETACH
 from ...compat.errors import JoeyError, StateError
-from ...compat.files import make_private_directories, read_text, write_atomically
+from ...compat.files import make_private_directories, mounts, read_text, write_atomically
 from ...runtime import state as states
 from .model import Rich, check_name, load
 
@@ -142,7 +144,15 @@ class Container:
             os.close(fd)
 
     def remove(self) -> None:
+        for mount in mounts_below(self.folder):
+            libc.umount(mount, MNT_DETACH)
         shutil.rmtree(self.folder)
+
+
+def mounts_below(folder: str) -> list[str]:
+    """Mount points below a directory, those below others first."""
+    prefix = os.path.realpath(folder) + "/"
+    return sorted((mount.target for mount in mounts() if mount.target.startswith(prefix)), reverse=True)
 
 
 class Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from ..conftest import Joey
+from ..e2e.conftest import host
+from ..e2e.host import Host
 from .guests import MIB, SERVER, debian_root, group, make_file_system, run
+
+__all__ = ["host"]
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 PAGE = "<h1>The page of the old machine</h1>\n"
@@ -88,3 +93,49 @@ def test_a_server_moves(joey: Joey, tmp_path: Path) -> None:
         finally:
             joey("kill", name, "KILL", check=False)
             process.wait(30)
+
+
+def test_it_lives_on_by_its_own_init(host: Host, tmp_path: Path) -> None:
+    """The same server as a rich container: its services, under limits; upgraded, and rolled back."""
+    root = tmp_path / "root"
+    run("cp", "-a", debian_root(*SERVER), root)
+    rows = fill(root)
+    make_file_system(tmp_path / "root.fs", "ext4", 1700 * MIB, root)
+    run("qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", tmp_path / "root.fs",
+        tmp_path / "shop.vmdk")  # fmt: skip
+    disk, images = str(tmp_path / "shop.vmdk"), f"oci:{tmp_path}/images"
+    host("migrate", disk, "--to", f"{images}:shop", timeout=200)
+    inventory = tmp_path / "shop.json"
+    inventory.write_text(host("migrate", "inspect", disk, "--json").stdout)
+
+    def rich(*words: str, check: bool = True) -> str:
+        environment = {**os.environ, "JOEY_RICH": str(tmp_path / "store")}
+        return host("rich", *words, check=check, timeout=150, env=environment).stdout
+
+    try:
+        rich("run", "--name", "shop", "--network", "bridge,address=10.71.0.9", "--memory", "600M", "--pids", "400",
+             "--disk-quota", "400M", "--views", "--health", "nc -z 127.0.0.1 80 || bash -c '</dev/tcp/127.0.0.1/80'",
+             "--wait-for", "init", "--wait-for", "port:80", "--wait-for", "port:5432", "--wait-for", "port:22",
+             f"{images}:shop")  # fmt: skip
+
+        def serves() -> None:
+            script = "import urllib.request; print(urllib.request.urlopen('http://10.71.0.9/', timeout=10).read().decode(), end='')"
+            assert host.call("/usr/bin/python3", "-c", script) == PAGE
+            assert rich("exec", "shop", "sh", "-c", PSQL.format(QUERY)).strip() == rows
+
+        serves()
+        assert int(rich("exec", "shop", "sh", "-c", "free -m | grep Mem").split()[1]) <= 600
+        assert (
+            json.loads(rich("verify", "--against", str(inventory), "--json", "shop", check=False))["unexplained"] == 0
+        )
+        rich("exec", "shop", "sh", "-c", PSQL.format("insert into orders select * from orders limit 1"))
+        rich("pause", "shop")
+        rich("commit", "shop", f"{images}:next")
+        rich("resume", "shop")
+        rich("upgrade", "--image", f"{images}:next", "shop")
+        assert rich("exec", "shop", "sh", "-c", PSQL.format("select count(*) from orders")).strip() == "5001"
+        rich("rollback", "shop")
+        assert rich("exec", "shop", "sh", "-c", PSQL.format("select count(*) from orders")).strip() == "5001"
+        rich("stop", "shop")
+    finally:
+        rich("rm", "--force", "shop", check=False)

@@ -330,6 +330,34 @@ def test_what_it_is_waited_for_and_does_not_come(rich: Rich, machine: Callable[.
     assert (done.returncode, "target:NAME" in done.stderr) == (2, True)
 
 
+def test_a_full_disk_is_its_own(rich: Rich, machine: Callable[..., Path]) -> None:
+    old, new = machine("old"), machine("new")
+    (new / "version").write_text("2\n")
+    rich("run", "--rootfs", str(old), "--name", "one", "--disk-quota", "32M", "--views", "--memory", "100M")
+    out = rich.inside(
+        "one",
+        "dd if=/dev/zero of=/big bs=1M count=64 2>&1 | grep -o 'No space left'; ls -s /big; grep MemTotal /proc/meminfo",
+        check=False,
+    )
+    assert out.startswith("No space left\n")
+    assert 20_000 < int(out.splitlines()[1].split()[0]) < 33_000
+    assert int(out.split("MemTotal:")[1].split()[0]) == 100 << 10  # as it is shown its own
+    rich.inside("one", "rm /big; echo mine >/written")
+    rich("rename", "one", "two", check=False)
+    rich("stop", "one")
+    rich("rename", "one", "two")
+    rich("start", "two")
+    assert rich.inside("two", "cat /written") == "mine\n"
+    rich("upgrade", "--rootfs", str(new), "two")
+    assert rich.inside("two", "cat /version /written; df -m / | tail -n 1").split()[:2] == ["2", "mine"]
+    assert "No space left" in rich.inside("two", "dd if=/dev/zero of=/big bs=1M count=64 2>&1", check=False)
+    rich("rollback", "two")
+    assert rich.inside("two", "cat /version /written 2>/dev/null", check=False) == "mine\n"
+    assert "overlay" in rich.inside("two", "df / | tail -n 1")
+    done = rich("update", "--disk-quota", "16M", "two", check=False)
+    assert (done.returncode, "smaller" in done.stderr) == (1, True)
+
+
 def test_its_health_is_told(rich: Rich, machine: Callable[..., Path]) -> None:
     rich("run", "--rootfs", str(machine()), "--name", "one", "--health", "test ! -e /ill", "--health-interval", "0.1")
     wait_for(lambda: rich.rows()["one"]["health"] == "healthy")
