@@ -62,6 +62,7 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
     if not os.path.exists(container.console):
         os.mkfifo(container.console, 0o600)
     disk.prepare(container, rich)
+    config.renew_record(container, rich)
     if not os.path.isdir(f"{container.folder}/fixes"):
         config.write_fixes(container, rich, init)
     config.write_bundle(container, rich, init, _joined(container, rich))

@@ -6,7 +6,6 @@ import os
 
 from ....compat.errors import StateError
 from ....runtime.options import Arguments, Command
-from ..config import renew_record
 from ..model import check_name
 from ..store import Container
 from .shared import STORE, container_of
@@ -28,7 +27,6 @@ def run(arguments: Arguments) -> int:
         rich.name = name
         os.rename(container.folder, other.folder)
         other.save(rich)
-        renew_record(other, rich)
     return 0
 
 
