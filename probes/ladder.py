@@ -161,7 +161,7 @@ _TABLE = (
                   _EMULATED_USERS.format("every call takes 30 to 150 microseconds more; before Linux 3.4 a child that "
                                          "gets SIGCONT as it is born may run unseen, with what root has in a container "
                                          "without user namespaces")),
-        Mechanism("pretended", ("ptrace.syscall", "userns.pretended"),
+        Mechanism("pretended", ("ptrace.syscall", "place.pretended"),
                   "nothing isolates it: its processes are this user's own, with the host's processes and network; a "
                   "tracer gives them the names, owners and ids of the root file system; calls naming files or ids take "
                   "some 200 microseconds more, programs can't trace one another, 32-bit ones are refused; root inside "

@@ -49,10 +49,10 @@ def finding(bundle: Bundle) -> Finding:
     try:
         status = os.stat(bundle.rootfs)
     except OSError as error:
-        return Finding("userns.pretended", "absent", call, error.strerror or "can't be read")
+        return Finding("place.pretended", "absent", call, error.strerror or "can't be read")
     if status.st_uid != os.geteuid():
-        return Finding("userns.pretended", "absent", call, f"belongs to user {status.st_uid}: unpack it as this user")
-    return Finding("userns.pretended", "works", call, "belongs to this user")
+        return Finding("place.pretended", "absent", call, f"belongs to user {status.st_uid}: unpack it as this user")
+    return Finding("place.pretended", "works", call, "belongs to this user")
 
 
 def check(bundle: Bundle) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 
 from ...compat import treecopy
 from ...compat.errors import JoeyError, StateError
@@ -13,12 +12,8 @@ from ...compat.quota.words import pools
 from ...runtime.layers import FOLDER as LAYERS
 from . import config, control, disk, fixes, inits
 from .guest import Guest
-from .model import Rich
-from .store import RUNNING, Container
-
-_BEFORE = "before"
-_KEPT = ("rich.json", "fixes", "fixes.json", "bundle")
-_IDENTITY = ("etc/ssh", "etc/machine-id", "etc/hostname")
+from .model import Rich, load
+from .store import BEFORE, KEPT, RUNNING, Container, remove_tree
 
 
 def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> None:
@@ -38,21 +33,26 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
     for quota in quotas:
         head = quota.rpartition("=")[0]
         rich.quotas = [word for word in rich.quotas if word.rpartition("=")[0] != head] + [quota]
-    container.save(rich)
     init = inits.of(rich.init, Guest(rich.lower))
-    if env or not running:
-        config.write_fixes(container, rich, init) if not running else _tell_environment(container, rich, init)
+    container.save(rich)
+    if running and env:
+        _tell_environment(container, rich, init)
+    elif not running:
+        config.write_fixes(container, rich, init)
 
 
 def _tell_environment(container: Container, rich: Rich, init: inits.Init) -> None:
-    """Have sessions and services that start from now on get it."""
+    """Have sessions and services that start from now on get it. Raises JoeyError."""
     text = fixes.environment(config.guest_of(container, rich), rich.env)
-    script = 'printf %s "$1" >/etc/environment.new && mv /etc/environment.new /etc/environment'
-    control.inside(container, ["sh", "-c", script, "sh", text])
+    script = "cat >/etc/environment.new && mv /etc/environment.new /etc/environment"
+    done = control.inside(container, ["sh", "-c", script], text=text)
+    if done.returncode:
+        raise JoeyError(f"/etc/environment can't be written in it: {done.stderr.strip()[:200]}")
     if init.kind == "systemd" and rich.env:
-        control.inside(
-            container, ["systemctl", "set-environment", *(f"{key}={value}" for key, value in rich.env.items())]
-        )
+        words = [f"{key}={value}" for key, value in rich.env.items()]
+        done = control.inside(container, ["systemctl", "set-environment", *words])
+        if done.returncode:
+            raise JoeyError(f"systemd does not take its environment: {done.stderr.strip()[:200]}")
 
 
 # --- another image --------------------------------------------------------------------------------------------------
@@ -62,47 +62,38 @@ def upgrade(container: Container, lower: str, reference: str, keep: bool) -> Non
     """Put another image in the place of a container's. Raises JoeyError; then it is as it was."""
     if not os.path.isdir(lower):
         raise JoeyError(f"{lower} is not a directory")
-    before = f"{container.folder}/{_BEFORE}"
-    if os.path.isdir(before):
+    with container.changing():
+        _upgrade(container, lower, reference, keep)
+
+
+def _upgrade(container: Container, lower: str, reference: str, keep: bool) -> None:
+    if os.path.isdir(f"{container.folder}/{BEFORE}"):
         raise StateError(
             f"{container.name} has an upgrade that is not confirmed", "joey rich confirm, or rollback", "busy"
         )
+    container.recover()
     rich = container.rich()
     guest = Guest(lower)
-    init = inits.of("auto" if inits.detect(guest) != "none" else rich.init, guest)
+    init = inits.of(rich.asked, guest)
     inits.check_kernel(init, guest)
     was_running = container.running() is not None or container.life().wanted == RUNNING
+    disk.prepare(container, rich)
     upper = f"{container.bundle}/{LAYERS}/upper"
-    if keep and os.path.isdir(container.bundle) and not os.path.isdir(upper):
+    if keep and os.path.isdir(f"{container.bundle}/rootfs") and not os.path.isdir(upper):
         raise JoeyError(
             "what it has written can't be told from its image here: its layers are one directory",
             "--changes discard, with what must stay in a volume",
         )
     control.run_hooks(container, rich, "on-upgrade", {"JOEY_IMAGE": reference or lower, "JOEY_STEP": "before"})
-    if was_running:
-        control.stop(container)
-    with container.locked():
-        new = f"{before}.new"
-        if os.path.lexists(new):
-            shutil.rmtree(new)
-        os.mkdir(new, 0o700)
-        for name in _KEPT:
-            if os.path.exists(f"{container.folder}/{name}"):
-                (shutil.copy2 if name == "rich.json" else os.rename)(f"{container.folder}/{name}", f"{new}/{name}")
-        os.rename(new, before)
-        try:
-            rich.lower, rich.image, rich.init = lower, reference, init.kind
-            container.save(rich)
-            os.makedirs(container.bundle, 0o700, exist_ok=True)
-            disk.prepare(container, rich)
-            if os.path.exists(f"{before}/bundle/disk.img"):
-                disk.remount(f"{before}/bundle")
-            _carry_over(container, f"{before}/bundle/{LAYERS}/upper", keep)
-            config.write_fixes(container, rich, init)
-            _keep_identity(container, before)
-        except BaseException:
-            _put_back(container)
-            raise
+    control.stop(container)
+    try:
+        with container.locked():
+            _exchange(container, rich, lower, reference, init, keep)
+    except BaseException:
+        container.recover()
+        if was_running:
+            control.start(container, wait=False)
+        raise
     if not was_running:
         return
     try:
@@ -112,9 +103,29 @@ def upgrade(container: Container, lower: str, reference: str, keep: bool) -> Non
             raise JoeyError("it is not well by its health check")
         control.run_hooks(container, rich, "on-upgrade", {"JOEY_IMAGE": reference or lower, "JOEY_STEP": "after"})
     except (JoeyError, OSError) as error:
-        rollback(container)
+        _go_back(container)
         raise JoeyError(f"the new one did not come up, the old one runs again: {error}",
                         f"joey rich logs {container.name}", "upgrade") from None  # fmt: skip
+
+
+def _exchange(container: Container, rich: Rich, lower: str, reference: str, init: inits.Init, keep: bool) -> None:
+    """Move what it was to `before`, and make what it is to be. What fails amid it is taken back by `recover`."""
+    before = f"{container.folder}/{BEFORE}"
+    os.mkdir(f"{before}.new", 0o700)
+    shutil.copy2(f"{container.folder}/rich.json", f"{before}.new/rich.json")
+    for name in KEPT:
+        if os.path.exists(f"{container.folder}/{name}"):
+            os.rename(f"{container.folder}/{name}", f"{before}.new/{name}")
+    rich.lower, rich.image, rich.init = lower, reference, init.kind
+    os.makedirs(container.bundle, 0o700, exist_ok=True)
+    disk.prepare(container, rich)
+    if os.path.exists(f"{before}.new/bundle/disk.img"):
+        disk.remount(f"{before}.new/bundle")
+    _carry_over(container, f"{before}.new/bundle/{LAYERS}/upper", keep)
+    old = load(f"{before}.new/rich.json")
+    config.write_fixes(container, rich, init, config.identity_of(Guest(f"{before}.new/fixes", old.lower)))
+    container.save(rich)
+    os.rename(f"{before}.new", before)
 
 
 def _carry_over(container: Container, upper: str, keep: bool) -> None:
@@ -131,50 +142,31 @@ def _carry_over(container: Container, upper: str, keep: bool) -> None:
             os.close(source)
             os.close(into)
         return
-    for name in ("etc/ssh", "etc/machine-id"):
-        if os.path.lexists(f"{upper}/{name}"):
-            os.makedirs(os.path.dirname(f"{target}/{name}"), 0o755, exist_ok=True)
-            subprocess.run(["cp", "-a", f"{upper}/{name}", f"{target}/{name}"], check=True)
-
-
-def _keep_identity(container: Container, before: str) -> None:
-    """The machine-id that joey gave, and ssh host keys that the old image had."""
-    old = f"{before}/fixes/etc/machine-id"
-    new = f"{container.folder}/fixes/etc/machine-id"
-    if os.path.isfile(old) and os.path.isfile(new):
-        with open(old, "rb") as file:
-            write_atomically(new, file.read(), 0o444)
-    from .model import load
-
-    guest = Guest(f"{before}/fixes", load(f"{before}/rich.json").lower)
-    for name in guest.names("/etc/ssh"):
-        if name.startswith("ssh_host_") and (text := guest.text(f"/etc/ssh/{name}")):
-            folder = f"{container.folder}/fixes/etc/ssh"
-            os.makedirs(folder, 0o755, exist_ok=True)
-            write_atomically(f"{folder}/{name}", text.encode("utf-8", "surrogateescape"),
-                             0o644 if name.endswith(".pub") else 0o600)  # fmt: skip
+    guest = Guest(upper)  # links in what it has written lead nowhere else
+    keys = [f"/etc/ssh/{name}" for name in guest.names("/etc/ssh") if name.startswith("ssh_host_")]
+    for path in ["/etc/machine-id", *keys]:
+        if text := guest.text(path):
+            os.makedirs(os.path.dirname(f"{target}{path}"), 0o755, exist_ok=True)
+            write_atomically(f"{target}{path}", text.encode("utf-8", "surrogateescape"), guest.mode(path) & 0o777)
 
 
 def _put_back(container: Container) -> None:
-    before = f"{container.folder}/{_BEFORE}"
-    for name in _KEPT:
-        path = f"{container.folder}/{name}"
-        if not os.path.exists(f"{before}/{name}"):
-            continue
-        if name == "bundle":
-            disk.release(path)
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        os.replace(f"{before}/{name}", path)
-    shutil.rmtree(before)
+    os.rename(f"{container.folder}/{BEFORE}", f"{container.folder}/{BEFORE}.new")
+    container.recover()
 
 
 def rollback(container: Container) -> None:
     """Go back to what was before an upgrade. Raises StateError where there was none."""
-    if not os.path.isdir(f"{container.folder}/{_BEFORE}"):
-        raise StateError(f"{container.name} has no upgrade to go back from", slug="not-upgraded")
+    with container.changing():
+        container.recover()
+        if not os.path.isdir(f"{container.folder}/{BEFORE}"):
+            raise StateError(f"{container.name} has no upgrade to go back from", slug="not-upgraded")
+        _go_back(container)
+
+
+def _go_back(container: Container) -> None:
     was_running = container.life().wanted == RUNNING or container.running() is not None
-    control.stop(container)
+    control.stop(container, by_force=True)
     with container.locked():
         _put_back(container)
     if was_running:
@@ -183,11 +175,12 @@ def rollback(container: Container) -> None:
 
 def confirm(container: Container) -> None:
     """Remove what was before an upgrade."""
-    before = f"{container.folder}/{_BEFORE}"
-    if not os.path.isdir(before):
-        raise StateError(f"{container.name} has no upgrade to confirm", slug="not-upgraded")
+    with container.changing():
+        container.recover()
+        before = f"{container.folder}/{BEFORE}"
+        if not os.path.isdir(before):
+            raise StateError(f"{container.name} has no upgrade to confirm", slug="not-upgraded")
+        remove_tree(before)
     from . import images
 
-    disk.release(f"{before}/bundle")
-    shutil.rmtree(before)
     images.drop_unused(container.store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -10,8 +11,9 @@ from typing import Any
 
 from ...compat import treecopy
 from ...compat.constants import CAPABILITIES
-from ...compat.errors import JoeyError, UsageError
+from ...compat.errors import JoeyError, KernelError, UsageError
 from ...compat.files import read_text, write_atomically
+from ...compat.rootpath import Root
 from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
 from ...runtime.layers import FOLDER as LAYERS
@@ -34,34 +36,45 @@ def guest_of(container: Container, rich: Rich) -> Guest:
     return Guest(f"{container.bundle}/{LAYERS}/upper", f"{container.bundle}/rootfs", rich.lower)
 
 
-def write_fixes(container: Container, rich: Rich, init: inits.Init) -> list[fixes.Fix]:
-    """Make the layer of fixes anew."""
+def identity_of(guest: Guest) -> dict[str, fixes.Fix]:
+    """What tells a machine from others, and is not to change: its machine-id and its ssh host keys."""
+    keys = [f"/etc/ssh/{name}" for name in guest.names("/etc/ssh") if name.startswith("ssh_host_")]
+    found = {path: guest.text(path) for path in ["/etc/machine-id", *keys]}
+    return {
+        path: fixes.Fix(path, "its identity, kept", text, mode=guest.mode(path) & 0o777)
+        for path, text in found.items()
+        if text.strip()
+    }
+
+
+def write_fixes(
+    container: Container, rich: Rich, init: inits.Init, identity: dict[str, fixes.Fix] | None = None
+) -> None:
+    """Make the layer of fixes anew. `identity`: what it is to keep; that of the layer as it is where it is None."""
     folder = f"{container.folder}/fixes"
-    made = fixes.of(init.kind, Guest(rich.lower), rich) if rich.fixes else []
+    kept = identity_of(Guest(folder)) if identity is None else identity
+    lower = Guest(rich.lower)
+    made = {fix.path: fix for fix in (fixes.of(init.kind, lower, rich) if rich.fixes else [])}
+    made.update(kept)
     new = f"{folder}.new"
     if os.path.lexists(new):
         shutil.rmtree(new)
     os.mkdir(new, 0o755)
-    lower = Guest(rich.lower)
-    for fix in made:
+    for fix in made.values():
         # where a directory of the image is a link (/etc/rc.d -> ...), what it leads to is covered
-        place = lower.real(os.path.dirname(fix.path)) or os.path.dirname(fix.path)
-        path = f"{new}{place}/{os.path.basename(fix.path)}"
+        path = f"{new}{lower.settled(os.path.dirname(fix.path))}/{os.path.basename(fix.path)}"
         _make_parents(new, os.path.dirname(path), lower)
         if os.path.lexists(path):
             continue
-        if fixes.is_identity(fix.path) and os.path.isfile(f"{folder}{path[len(new) :]}"):
-            shutil.copy2(f"{folder}{path[len(new) :]}", path)
-        elif fix.target:
+        if fix.target:
             os.symlink(fix.target, path)
         else:
             write_atomically(path, fix.text.encode("utf-8", "surrogateescape"), fix.mode)
     if os.path.isdir(folder):
         shutil.rmtree(folder)
     os.rename(new, folder)
-    rows = [{"path": fix.path, "why": fix.why} for fix in made]
+    rows = [{"path": fix.path, "why": fix.why} for fix in made.values()]
     write_atomically(f"{container.folder}/fixes.json", json.dumps(rows, indent=1) + "\n")
-    return made
 
 
 def _make_parents(top: str, folder: str, lower: Guest) -> None:
@@ -73,6 +86,26 @@ def _make_parents(top: str, folder: str, lower: Guest) -> None:
         if not os.path.isdir(path):
             os.mkdir(path)
             os.chmod(path, lower.mode(path[len(top) :]) & 0o7777 or 0o755)
+
+
+def drop_own_environment(container: Container) -> None:
+    """Take away the /etc/environment that an update wrote in it while it ran: the layer of fixes has it by now."""
+    root = Root(f"{container.bundle}/{LAYERS}/upper", native=False)
+    try:
+        root.attach()
+    except OSError:
+        return
+    try:
+        if fixes.MARK in Guest(root.path).text("/etc/environment"):
+            folder = root.open("/etc")
+            try:
+                os.unlink("environment", dir_fd=folder)
+            finally:
+                os.close(folder)
+    except (OSError, KernelError):
+        return
+    finally:
+        root.close()
 
 
 def renew_record(container: Container, rich: Rich) -> None:
@@ -129,7 +162,6 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
     linux["resources"] = {**linux["resources"], **_resources(rich)}
     _network(rich, linux)
-    _ids(rich, linux)
     config["annotations"] = {
         LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
         **{f"io.joey.rich.label.{key}": value for key, value in rich.labels.items()},
@@ -193,22 +225,28 @@ def prepare_volumes(container: Container, rich: Rich) -> None:
 
 def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
     path = container.store.volume(volume.source)
-    if os.path.isdir(path):
-        return
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    new = f"{path}.new"
-    if os.path.lexists(new):
-        shutil.rmtree(new)  # of one that was killed
-    os.mkdir(new, 0o755)
-    inside = Guest(rich.lower).real(volume.destination)
-    if inside and "nocopy" not in volume.options and os.path.isdir(f"{rich.lower}{inside}"):
-        source, target = (os.open(place, os.O_RDONLY | os.O_DIRECTORY) for place in (f"{rich.lower}{inside}", new))
-        try:
-            treecopy.copy_contents(source, target)
-        finally:
-            os.close(source)
-            os.close(target)
-    os.rename(new, path)
+    folder = os.path.dirname(path)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    lock = os.open(f"{folder}/.{volume.source}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.isdir(path):
+            return
+        new = f"{folder}/.{volume.source}.new"
+        if os.path.lexists(new):
+            shutil.rmtree(new)  # of one that was killed
+        os.mkdir(new, 0o755)
+        inside = Guest(rich.lower).real(volume.destination)
+        if inside and "nocopy" not in volume.options and os.path.isdir(f"{rich.lower}{inside}"):
+            source, target = (os.open(place, os.O_RDONLY | os.O_DIRECTORY) for place in (f"{rich.lower}{inside}", new))
+            try:
+                treecopy.copy_contents(source, target)
+            finally:
+                os.close(source)
+                os.close(target)
+        os.rename(new, path)
+    finally:
+        os.close(lock)
 
 
 def _resources(rich: Rich) -> dict[str, Any]:
@@ -228,15 +266,6 @@ def _network(rich: Rich, linux: dict[str, Any]) -> None:
         linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
     elif len(rich.networks) > 1 and any(word == "host" or word.startswith("container:") for word in rich.networks):
         raise UsageError("--network: host and container:NAME stand alone")
-
-
-def _ids(rich: Rich, linux: dict[str, Any]) -> None:
-    if not rich.id_map:
-        return
-    first, _, count = rich.id_map.partition(":")
-    linux["namespaces"].append({"type": "user"})
-    for name in ("uidMappings", "gidMappings"):
-        linux[name] = [{"containerID": 0, "hostID": int(first), "size": int(count or 65536)}]
 
 
 def _hooks(rich: Rich, console: str) -> dict[str, list[dict[str, Any]]]:

@@ -28,20 +28,22 @@ def joey(container: Container, *words: str) -> list[str]:
     return [*own_command(), "--root", container.store.runtime, *words]
 
 
-def call(container: Container, *words: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+def call(container: Container, *words: str, seconds: float = 60.0, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run one; its output is kept. Raises JoeyError where it takes too long."""
     try:
         return subprocess.run(
-            joey(container, *words), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            joey(container, *words), input=text, capture_output=True, text=True, errors="replace",
             timeout=seconds, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise JoeyError(f"{' '.join(words[:3])} took more than {seconds:.0f} seconds") from None
 
 
-def inside(container: Container, command: list[str], seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+def inside(
+    container: Container, command: list[str], seconds: float = 30.0, text: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the container."""
-    return call(container, "exec", "--user", "0:0", "--cwd", "/", container.name, *command, seconds=seconds)
+    return call(container, "exec", "--user", "0:0", "--cwd", "/", container.name, *command, seconds=seconds, text=text)
 
 
 def init_of(container: Container, rich: Rich) -> inits.Init:
@@ -63,6 +65,7 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
         os.mkfifo(container.console, 0o600)
     disk.prepare(container, rich)
     config.renew_record(container, rich)
+    config.drop_own_environment(container)
     if not os.path.isdir(f"{container.folder}/fixes"):
         config.write_fixes(container, rich, init)
     config.write_bundle(container, rich, init, _joined(container, rich))
@@ -88,15 +91,22 @@ def start(container: Container, wait: bool = True) -> None:
             _supervise(container)  # of one that was killed
             return
         raise StateError(f"{container.name} runs already", slug="exists")
-    with container.locked():
+    with container.locked(seconds=180):
+        if container.status() in ("running", "paused"):
+            return  # another joey has started it meanwhile
+        container.recover()
         rich = container.rich()
         _wait_for_supervisor(container)
+        clear(container)
         prepare(container, rich)
         with container.changed_life() as life:
             life.wanted, life.restarts, life.error = RUNNING, 0, ""
             before, started = life.starts, life.started
         _supervise(container)
+    patience = time.monotonic() + 10
     while (life := container.life()).started == started:
+        if life.starts == before and not container.supervisor() and time.monotonic() > patience:
+            raise JoeyError(f"{container.name} has no supervisor", f"see {container.folder}/supervisor.log")
         supervised = container.supervisor()
         if container.life().started == started and (not supervised or life.wanted == STOPPED) and life.starts > before:
             raise JoeyError(f"{container.name}: {life.error or 'it has ended'}", f"joey rich logs {container.name}")
@@ -271,18 +281,32 @@ def _to_log(container: Container, data: bytes) -> None:
 # --- stop -----------------------------------------------------------------------------------------------------------
 
 
-def stop(container: Container, seconds: float | None = None) -> None:
-    """Have it shut down by its init's own way, then by TERM, then by KILL."""
+def clear(container: Container) -> None:
+    """Take down what is left of one whose process and supervisor were killed: its mounts, cgroups, rules."""
+    if container.running() is None and os.path.isdir(f"{container.store.runtime}/{container.name}"):
+        call(container, "delete", "--force", container.name)
+
+
+def stop(container: Container, seconds: float | None = None, by_force: bool = False) -> None:
+    """Have it shut down by its init's own way, then by TERM, then by KILL. `by_force`: whatever its hooks say."""
     rich = container.rich()
+    state = container.running()
+    if state and state.status() == "paused":
+        call(container, "resume", container.name)
+    if state:
+        try:
+            run_hooks(container, rich, "before-stop")
+        except JoeyError:
+            if not by_force:
+                raise
     with container.changed_life() as life:
         life.wanted = STOPPED
-    state = container.running()
     if state is None:
         _wait_for_supervisor(container)
+        clear(container)
+        ports.withdraw(container)
+        disk.release(container.bundle)
         return
-    if state.status() == "paused":
-        call(container, "resume", container.name)
-    run_hooks(container, rich, "before-stop")
     given = rich.stop_seconds if seconds is None else seconds
     pid, born = state.pid, state.start_time
     init = init_of(container, rich)
@@ -302,8 +326,12 @@ def stop(container: Container, seconds: float | None = None) -> None:
 
 def end_at_once(container: Container) -> None:
     """Kill it, and its supervisor's wish to start it again."""
-    with container.changed_life() as life:
-        life.wanted = STOPPED
+    try:
+        with container.changed_life() as life:
+            life.wanted = STOPPED
+    except (OSError, JoeyError):  # a full disk, or a damaged file: it is to go all the same
+        if pid := container.supervisor():
+            os.kill(pid, signal.SIGKILL)
     state = container.running()
     if state:
         _signal(state.pid, state.start_time, signal.SIGKILL)

@@ -126,6 +126,7 @@ _JOBS = {
         control-alt-delete
     """.split(),
 }
+MARK = "# joey: --env"  # what follows is joey's, and made anew
 # what Ubuntu's other jobs wait for and mountall would have said
 _EVENTS = """description "joey: says what mountall, udev and the network would have said"
 start on startup
@@ -217,11 +218,11 @@ def _host_keys(guest: Guest) -> list[Fix]:
 
 
 def environment(guest: Guest, env: dict[str, str]) -> str:
-    """/etc/environment as pam_env(8) reads it: what is there already, and these. It knows quotes and no escapes."""
-    kept = [
-        line for line in guest.text("/etc/environment").splitlines()
-        if line.partition("=")[0].strip().removeprefix("export ") not in env
-    ]  # fmt: skip
+    """/etc/environment as pam_env(8) reads it: what the machine says, and these. It knows quotes and no escapes."""
+    theirs = guest.text("/etc/environment").replace("\0", "").split(f"{MARK}\n")[0].splitlines()
+    kept = [line for line in theirs if line.partition("=")[0].strip().removeprefix("export ") not in env]
+    if env:
+        kept.append(MARK)
     for name, value in env.items():
         quote = "'" if '"' in value else '"'
         plain = re.match(r"[A-Za-z0-9_./:@%+,=-]*$", value)
@@ -336,6 +337,7 @@ def _scripts(guest: Guest, folders: tuple[str, ...]) -> list[Fix]:
 
 def _lsb_header(text: str) -> str:
     """What the order of scripts is made of: it stays."""
+    text = text[: 1 << 14]
     found = re.search(r"^### BEGIN INIT INFO\n(?:#.*\n)*?### END INIT INFO\n", text, re.M)
     chkconfig = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("# chkconfig:"))
     return chkconfig + (found[0] if found else "")

@@ -40,6 +40,16 @@ class Guest:
             os.close(fd)
         return place
 
+    def settled(self, path: str) -> str:
+        """The same, where the last parts of it may be missing: those stay as they are written."""
+        rest = ""
+        while True:
+            if found := self.real(path):
+                return found.rstrip("/") + rest or "/"
+            path, _, name = path.rpartition("/")
+            rest = f"/{name}{rest}"
+            path = path or "/"
+
     def exists(self, path: str) -> bool:
         return bool(self.real(path))
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from ...compat.errors import JoeyError
 from ..image import bundle
 from ..image.layout import Layout
 from ..image.read import Image, open_image
@@ -44,11 +45,20 @@ def settle(rich: Rich, image: Image) -> None:
 
 
 def drop_unused(store: Store) -> None:
-    """Remove images that no container is made of any more."""
+    """Remove images that no container is made of any more. Not while one is being made of an image."""
+    with store.alone("images", wait=False) as alone:
+        if alone:
+            _drop_unused(store)
+
+
+def _drop_unused(store: Store) -> None:
     folder = f"{store.path}/.images"
     used = set()
     for container in store.all():
-        used.add(container.rich().lower)
+        try:
+            used.add(container.rich().lower)
+        except JoeyError:
+            return  # nobody knows what a damaged one is made of
         before = f"{container.folder}/before/rich.json"
         if os.path.exists(before):
             from .model import load

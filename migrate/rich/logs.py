@@ -5,6 +5,7 @@ A line is `TIME TEXT`, TIME in UTC (RFC 3339). `console.log` is the newest file,
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -52,8 +53,13 @@ class Log:
             self._append(rfc3339(time.time()).encode() + b" " + held + b"\n")
 
     def _append(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._fd, data) :]
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return  # what can't be kept is lost: the container goes on
         if os.fstat(self._fd).st_size > self._size:
             self._rotate()
 
@@ -73,7 +79,7 @@ def lines(folder: str, tail: int = -1, since: str = "") -> list[bytes]:
     for number in range(COUNT - 1, -1, -1):
         try:
             with open(f"{folder}/{_FILE}" + (f".{number}" if number else ""), "rb") as file:
-                out += file.read().splitlines()
+                out += file.read().split(b"\n")[:-1]
         except FileNotFoundError:
             continue
     if since:

@@ -13,8 +13,8 @@ from ...compat.errors import JoeyError, UsageError
 from ...compat.files import read_text, write_atomically
 
 SCHEMA = 1
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PHASES = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop",
           "before-init", "after-services", "before-stop", "on-upgrade")  # fmt: skip
 PLACES = ("host", "container")
@@ -53,12 +53,14 @@ class Health:
 
 @dataclass
 class Rich:
-    """A container. `lower` is the image's files; `changes` are what was written to them, in the container's folder."""
+    """A container. `asked` is the init that was asked for, `init` the one it has. `lower` is the image's files;
+    what was written to them is in the container's folder."""
 
     name: str
     lower: str
     image: str = ""
-    init: str = "auto"
+    init: str = "none"
+    asked: str = "auto"
     argv: list[str] = field(default_factory=list)
     user: dict[str, Any] = field(default_factory=dict)
     cwd: str = "/"
@@ -73,7 +75,6 @@ class Rich:
     pids: int = 0
     views: bool = False
     privileged: bool = False
-    id_map: str = ""
     capabilities: list[str] = field(default_factory=list)
     hooks: list[Hook] = field(default_factory=list)
     scripts: str = ""
@@ -111,14 +112,14 @@ def load(path: str) -> Rich:
 
 
 def check_name(name: str) -> None:
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise UsageError(f'"{name}" is no name for a container', "letters, digits, _ . and -, 63 at most")
 
 
 def parse_variable(word: str) -> tuple[str, str]:
     """NAME=VALUE, or NAME for what it is here. The value is all behind the first "="."""
     name, equals, value = word.partition("=")
-    if not _VARIABLE.match(name):
+    if not _VARIABLE.fullmatch(name):
         raise UsageError(f'--env: "{word}" is not NAME=VALUE')
     if "\n" in value or "\0" in value:
         raise UsageError(f"--env: the value of {name} has a line break, which no login session can be given")
@@ -201,10 +202,3 @@ def parse_restart(word: str) -> tuple[str, int]:
     if policy not in POLICIES or (colon and not (policy == "on-failure" and most.isdigit())):
         raise UsageError(f'--restart: unknown policy "{word}"', "no, on-failure[:N], always, unless-stopped")
     return policy, int(most) if most else 0
-
-
-def parse_id_map(word: str) -> str:
-    """HOST[:COUNT]: the container's ids from 0 on are the host's from there on."""
-    if word and not re.match(r"[1-9][0-9]{0,9}(:[1-9][0-9]{0,9})?$", word):
-        raise UsageError(f'--id-map: "{word}" is not HOST[:COUNT]', "for instance 100000:65536")
-    return word

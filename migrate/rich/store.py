@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "/var/lib/joey/rich"
 RUNNING, STOPPED = "running", "stopped"
+BEFORE = "before"
+KEPT = ("fixes", "fixes.json", "bundle")  # what an upgrade exchanges, beside rich.json
 
 
 class Life:
@@ -62,9 +64,12 @@ class Container:
         self.folder = f"{store.path}/{name}"
         self.bundle = f"{self.folder}/bundle"
         self.console = f"{self.folder}/console"
+        self.being_made = -1  # a lock on its folder, while it is made
 
     def rich(self) -> Rich:
-        return load(f"{self.folder}/rich.json")
+        found = load(f"{self.folder}/rich.json")
+        found.name = self.name  # a rename that was killed has moved the folder only
+        return found
 
     def save(self, rich: Rich) -> None:
         rich.save(f"{self.folder}/rich.json")
@@ -111,6 +116,32 @@ class Container:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Alone at exchanging its image, or its name. Raises StateError while somebody else is."""
+        fd = os.open(f"{self.folder}/changing", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StateError(f"{self.name} is being upgraded or renamed", "try again", "busy") from None
+            yield
+        finally:
+            os.close(fd)
+
+    def recover(self) -> None:
+        """Take an upgrade back that was not finished: what the container was is moved to its place again."""
+        new = f"{self.folder}/{BEFORE}.new"
+        if not os.path.isdir(new):
+            return
+        for name in (*KEPT, "rich.json"):
+            path = f"{self.folder}/{name}"
+            if os.path.exists(f"{new}/{name}"):
+                if os.path.isdir(path):
+                    remove_tree(path)
+                os.replace(f"{new}/{name}", path)
+        remove_tree(new)
+
     def running(self) -> states.State | None:
         """The runtime's container, while its first process lives."""
         try:
@@ -144,9 +175,14 @@ class Container:
             os.close(fd)
 
     def remove(self) -> None:
-        for mount in mounts_below(self.folder):
-            libc.umount(mount, MNT_DETACH)
-        shutil.rmtree(self.folder)
+        remove_tree(self.folder)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory, and what is mounted in it first: nothing is removed through a mount."""
+    for mount in mounts_below(path):
+        libc.umount(mount, MNT_DETACH)
+    shutil.rmtree(path)
 
 
 def mounts_below(folder: str) -> list[str]:
@@ -183,12 +219,37 @@ class Store:
         check_name(name)
         make_private_directories(self.path)
         made = Container(self, name)
-        if os.path.exists(f"{made.folder}/rich.json"):
-            raise StateError(f"there is a rich container {name} already", f"joey rich rm {name}", "exists")
-        if os.path.lexists(made.folder):
-            shutil.rmtree(made.folder)  # of a create that was killed
-        os.mkdir(made.folder, 0o700)
+        with self.alone("create"):
+            if os.path.exists(f"{made.folder}/rich.json"):
+                raise StateError(f"there is a rich container {name} already", f"joey rich rm {name}", "exists")
+            if os.path.lexists(made.folder):
+                fd = os.open(made.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise StateError(f"{name} is being made by another joey", slug="busy") from None
+                finally:
+                    os.close(fd)
+                remove_tree(made.folder)  # of a create that was killed
+            os.mkdir(made.folder, 0o700)
+            made.being_made = os.open(made.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(made.being_made, fcntl.LOCK_EX)
         return made
+
+    @contextmanager
+    def alone(self, what: str, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+        """Alone at something of the store, or with others at it; whether it is so, where nothing is waited for."""
+        make_private_directories(self.path)
+        fd = os.open(f"{self.path}/.{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            got = True
+        except BlockingIOError:
+            got = False
+        try:
+            yield got
+        finally:
+            os.close(fd)
 
     def volume(self, name: str) -> str:
         return f"{self.path}/.volumes/{name}"

@@ -79,9 +79,9 @@ class Supervisor:
             code = self._call(
                 "run", "--detach", "--bundle", self._container.bundle, *self._options(), self._container.name
             )
-            found = self._container.running() if code == 0 else None
-            if found:
-                self._pid = found.pid
+            pid = self._made() if code == 0 else 0
+            if pid:
+                self._pid = pid
                 self._is_child = True
                 with self._container.changed_life() as life:
                     life.started = time.time()
@@ -96,6 +96,18 @@ class Supervisor:
                     life.error = f"it did not start: status {code}; its log says why"
                     life.wanted = STOPPED
                 return False
+
+    def _made(self) -> int:
+        """The pid of what was started, which may have ended by now; 0 where it is not to run any more."""
+        from ...runtime import state as states
+
+        if self._container.life().wanted != RUNNING:  # `stop` came meanwhile
+            self._call("delete", "--force", self._container.name)
+            return 0
+        try:
+            return states.load(self._container.store.runtime, self._container.name).pid
+        except JoeyError:
+            return 0
 
     def _options(self) -> list[str]:
         rich = self._container.rich()
@@ -259,11 +271,16 @@ def _words(code: int | None) -> str:
 def take_lock(container: Container) -> int:
     """Be a container's only supervisor. Raises JoeyError where there is one."""
     fd = os.open(f"{container.folder}/supervisor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise JoeyError(f"{container.name} has a supervisor", slug="exists") from None
+    until = time.monotonic() + 2.0
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:  # whoever looks whether there is one has it for a moment
+            if time.monotonic() > until:
+                os.close(fd)
+                raise JoeyError(f"{container.name} has a supervisor", slug="exists") from None
+            time.sleep(0.01)
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
@@ -274,9 +291,8 @@ def run(container: Container) -> None:
     lock = take_lock(container)
     gc.enable()
     libc.name_process("joey-rich")
-    supervisor = Supervisor(container, lock)
     try:
-        supervisor.run()
+        Supervisor(container, lock).run()
     except Exception as error:
         with container.changed_life() as life:
             life.error = f"its supervisor failed: {type(error).__name__}: {error}"

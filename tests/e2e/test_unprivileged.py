@@ -338,4 +338,4 @@ def test_what_no_tracer_can_make_is_refused(plain: Plain, owned: MakeBundle, map
 
 def test_root_does_not_pretend(joey: Joey, mapped: MakeBundle) -> None:
     done = joey("run", *WORDS, "-b", str(mapped("true")), joey.id(), check=False)
-    assert (done.returncode, "userns.pretended" in done.stderr) == (1, True)
+    assert (done.returncode, "place.pretended" in done.stderr) == (1, True)

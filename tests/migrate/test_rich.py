@@ -215,9 +215,17 @@ def test_values_arrive_as_they_were_given(rich: Rich, machine: Callable[..., Pat
     value = "a=b \"c\" $HOME `id` \\n 'd' %h"
     rich("run", "--rootfs", str(machine()), "--name", "one", "--env", f"ODD={value}", "--env", "PLAIN=x=y")
     assert rich.inside("one", 'printf "%s|%s" "$ODD" "$PLAIN"') == f"{value}|x=y"
-    assert rich.inside("one", "cat /etc/environment").splitlines()[1:] == ["PLAIN=x=y"]
+    assert rich.inside("one", "cat /etc/environment").splitlines()[2:] == ["PLAIN=x=y"]
     rich("update", "--env", "PLAIN=later", "one")
     assert rich.inside("one", "tail -n 1 /etc/environment") == "PLAIN=later\n"
+    rich("update", "--unset-env", "ODD", "--env", "MORE=1", "one")
+    assert rich.inside("one", "cat /etc/environment") == "# joey: --env\nPLAIN=later\nMORE=1\n"
+    rich("stop", "one")
+    rich("update", "--env", "PLAIN=last", "one")
+    rich("start", "one")
+    assert rich.inside("one", "tail -n 2 /etc/environment; cat /proc/1/environ | tr '\\0' '\\n' | grep PLAIN") == (
+        "PLAIN=last\nMORE=1\nPLAIN=last\n"
+    )
     done = rich("update", "--env", "BAD=two\nlines", "one", check=False)
     assert (done.returncode, "line break" in done.stderr) == (2, True)
 

@@ -13,7 +13,8 @@ from .shared import STORE, store_of
 
 def run(arguments: Arguments) -> int:
     failed = 0
-    for container in store_of(arguments).all():
+    # those that share another's network come after it
+    for container in sorted(store_of(arguments).all(), key=_shares):
         try:
             if (_down if arguments.switch("down") else _up)(container):
                 print(container.name, flush=True)
@@ -21,6 +22,13 @@ def run(arguments: Arguments) -> int:
             print(f"joey: {container.name}: {error}", file=sys.stderr)
             failed = 1
     return failed
+
+
+def _shares(container: Container) -> bool:
+    try:
+        return any(word.startswith("container:") for word in container.rich().networks)
+    except (JoeyError, OSError):
+        return False
 
 
 def _up(container: Container) -> bool:
@@ -36,7 +44,7 @@ def _down(container: Container) -> bool:
     """Shut it down, to be started again by the next boot."""
     if not container.running() and container.life().wanted != RUNNING:
         return False
-    control.stop(container)
+    control.stop(container, by_force=True)
     with container.changed_life() as life:
         life.wanted = RUNNING
     return True

@@ -13,13 +13,18 @@ from .. import config, inits
 from ..guest import Guest
 from ..logs import rfc3339
 from ..model import Rich
-from ..store import Container
+from ..store import Container, Store
 from .shared import MAKING, set_making, store_of
 
 
 def make(arguments: Arguments) -> Container:
     """Make what a command line asks for; nothing stays where that fails."""
     store = store_of(arguments)
+    with store.alone("images", shared=True):
+        return _make(arguments, store)
+
+
+def _make(arguments: Arguments, store: Store) -> Container:
     rootfs = arguments.text("rootfs")
     words = list(arguments.words)
     reference = "" if rootfs else words.pop(0) if words else ""
@@ -33,6 +38,8 @@ def make(arguments: Arguments) -> Container:
         if rootfs:
             if not os.path.isdir(rootfs):
                 raise JoeyError(f"{rootfs} is not a directory")
+            if ";" in rich.lower or ":" in rich.lower:
+                raise JoeyError(f"--rootfs: {rich.lower} has ; or : in its path, which layers can't have")
         else:
             from .. import images
 

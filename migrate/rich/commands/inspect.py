@@ -19,6 +19,7 @@ def run(arguments: Arguments) -> int:
     path = f"{container.folder}/fixes.json"
     fixes = json.loads(read_text(path)) if os.path.exists(path) else []
     value = {
+        **dataclasses.asdict(rich),
         "status": container.status(),
         "pid": state.pid if state else 0,
         "supervisor": container.supervisor(),
@@ -29,7 +30,6 @@ def run(arguments: Arguments) -> int:
         "addresses": [entry.get("shown", "") for entry in state.networks] if state else [],
         "upgraded": os.path.isdir(f"{container.folder}/before"),
         "written": f"{container.bundle}/joey-layers",
-        **dataclasses.asdict(rich),
     }
     if arguments.switch("json"):
         print(jsonio.dumps(value))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from ....compat import jsonio
+from ....compat.errors import JoeyError
 from ....runtime.options import Arguments, Command, Option
 from ....runtime.tables import Table
 from ..store import Container
@@ -22,25 +24,33 @@ def _row(container: Container) -> dict[str, object]:
 
 
 def run(arguments: Arguments) -> int:
-    rows = [_row(container) for container in store_of(arguments).all()]
+    rows, status = [], 0
+    for container in store_of(arguments).all():
+        try:
+            rows.append(_row(container))
+        except FileNotFoundError:
+            continue  # it has just been removed
+        except JoeyError as error:
+            print(f"joey: {error.message}", file=sys.stderr)
+            status = 1
     if not arguments.switch("all"):
         rows = [row for row in rows if row["status"] != "stopped"]
     if arguments.switch("json"):
         print(jsonio.dumps(rows))
-        return 0
+        return status
     if arguments.switch("quiet"):
         for row in rows:
             print(row["name"])
-        return 0
+        return status
     table = Table("", "name", "status", "init", "for", "addresses", "image")
     for row in rows:
         since = float(str(row["started"]))
         age = f"{int(time.time() - since) // 60} min" if since and row["status"] != "stopped" else ""
-        status = f"{row['status']} ({row['health']})" if row["health"] else str(row["status"])
+        shown = f"{row['status']} ({row['health']})" if row["health"] else str(row["status"])
         networks = row["networks"] if isinstance(row["networks"], list) else []
-        table.add(str(row["name"]), status, str(row["init"]), age, " ".join(networks), str(row["image"]))
+        table.add(str(row["name"]), shown, str(row["init"]), age, " ".join(networks), str(row["image"]))
     table.print()
-    return 0
+    return status
 
 
 COMMAND = Command(

@@ -6,6 +6,7 @@ import os
 
 from ....compat.errors import StateError
 from ....runtime.options import Arguments, Command
+from .. import control, disk
 from ..model import check_name
 from ..store import Container
 from .shared import STORE, container_of
@@ -20,7 +21,10 @@ def run(arguments: Arguments) -> int:
     other = Container(container.store, name)
     if os.path.lexists(other.folder):
         raise StateError(f"there is a rich container {name} already", slug="exists")
-    with container.locked():
+    with container.changing(), container.locked():
+        container.recover()
+        control.clear(container)
+        disk.release(container.bundle)
         rich = container.rich()
         if not rich.hostname:
             rich.hostname = rich.name
@@ -35,7 +39,7 @@ COMMAND = Command(
     "give a stopped rich container another name",
     run,
     words="NAME NEW",
-    least=1,
+    least=2,
     most=2,
     options=(STORE,),
     detail="Its host name stays what it was.",

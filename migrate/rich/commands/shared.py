@@ -12,7 +12,6 @@ from ..model import (
     Health,
     Rich,
     parse_hook,
-    parse_id_map,
     parse_port,
     parse_restart,
     parse_variable,
@@ -58,7 +57,6 @@ MAKING = (
     ),
     Option("--disk-quota", "[DIRS=]SIZE", "limit its disk, as `joey run` does; may be repeated", many=True),
     Option("--views", "", "have free, top and nproc show its own memory and CPUs"),
-    Option("--id-map", "HOST[:COUNT]", "map its ids from 0 on to the host's from HOST on"),
     Option("--cap-add", "NAME", "one more capability; may be repeated", many=True),
     Option("--privileged", "", "every capability, no masks: as good as root of the host"),
     Option("--scripts", "DIR", "hooks as files: DIR/PHASE/NAME"),
@@ -131,7 +129,7 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
     import shlex
 
     set_limits(arguments, rich)
-    rich.init = arguments.text("init")
+    rich.asked = rich.init = arguments.text("init")
     rich.hostname = arguments.text("hostname")
     rich.networks = arguments.many("network")
     for word in arguments.many("publish"):
@@ -140,7 +138,6 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
     rich.volumes = [parse_volume(word) for word in arguments.many("volume")]
     rich.quotas = arguments.many("disk-quota")
     rich.views = arguments.switch("views")
-    rich.id_map = parse_id_map(arguments.text("id-map"))
     rich.capabilities = [word.removeprefix("CAP_") for word in arguments.many("cap-add")]
     rich.privileged = arguments.switch("privileged")
     rich.scripts = os.path.abspath(arguments.text("scripts")) if arguments.given("scripts") else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 
 from ....compat import daemon
 from ....runtime.options import Arguments, Command
@@ -16,7 +17,11 @@ def run(arguments: Arguments) -> int:
     def body() -> None:
         os.setsid()
         os.chdir("/")
-        supervisor.run(container)
+        try:
+            supervisor.run(container)
+        except BaseException:
+            traceback.print_exc()  # to supervisor.log
+            raise
 
     daemon.start(body)
     return 0

@@ -18,8 +18,9 @@ def run(arguments: Arguments) -> int:
     reference, rootfs = arguments.text("image"), arguments.text("rootfs")
     if bool(reference) == bool(rootfs):
         raise UsageError("which image?", "--image oci:DIR:NAME, or --rootfs DIR")
-    lower = os.path.realpath(rootfs) if rootfs else images.files_of(container.store, reference)[0]
-    changing.upgrade(container, lower, reference, policy == "keep")
+    with container.store.alone("images", shared=True):
+        lower = os.path.realpath(rootfs) if rootfs else images.files_of(container.store, reference)[0]
+        changing.upgrade(container, lower, reference, policy == "keep")
     print(f"{container.name} is upgraded: `joey rich confirm` keeps it, `joey rich rollback` goes back")
     return 0
 
