@@ -91,9 +91,21 @@ class Loading:
         strings = [*(program.before or []), self._stub]
         data = b"".join(word + b"\0" for word in strings)
         pointers = 8 * (len(program.before or []) + len(words) + 1)
-        room = yield from self._pretence.room(errand, len(data) + pointers + 8)
+        room = yield from self._pretence.room(errand, max(len(data) + pointers + 8, ROOM))
         if room < 0:
             errand.result = room
+            return
+        # now: an exec closes what a program may be known by (fexecve), and another file may have its name then
+        fds: list[int] = []
+        for host in (program.host, program.loader_host):
+            if host:
+                ptrace.write(errand.pid, room, os.fsencode(host) + b"\0")
+                fds.append((yield (_OPEN, room, os.O_RDONLY, 0)))
+        if min(fds) < 0:
+            for fd in fds:
+                if fd >= 0:
+                    yield (_CLOSE, fd)
+            errand.result = min(fds)
             return
         at, places = room, []
         for word in strings:
@@ -110,10 +122,13 @@ class Loading:
             errand.set_argument(4, 0)
         result = yield OWN
         if not errand.executed:
+            for fd in fds:
+                yield (_CLOSE, fd)
             errand.result = result
             return
         self._pretence.keep(errand.pid, person)
-        yield from self._load(errand, program)
+        person.group = errand.pid
+        yield from self._load(errand, program, fds)
 
     # --- before -------------------------------------------------------------------------------------------------------
 
@@ -183,18 +198,18 @@ class Loading:
 
     # --- after --------------------------------------------------------------------------------------------------------
 
-    def _load(self, errand: Errand, program: _Program) -> Generator[Wanted, int, None]:
+    def _load(self, errand: Errand, program: _Program, fds: list[int]) -> Generator[Wanted, int, None]:
         """The stub's process is new: make it the program's."""
         pid = errand.pid
         person = self._pretence.of(pid)
         person.room = STUB_ROOM + _PAGE
         person.program = program.guest
         secure = self._take_ids(pid, program.owner)
-        bias = yield from self._map(errand, program.host, program.elf)
+        bias = yield from self._map(errand, fds[0], program.host, program.elf)
         entry = start = program.elf.entry + bias
         base = 0
         if program.loader is not None:
-            base = yield from self._map(errand, program.loader_host, program.loader)
+            base = yield from self._map(errand, fds[1], program.loader_host, program.loader)
             start = program.loader.entry + base
         name = os.fsencode(program.guest)
         ptrace.write(pid, STUB_ROOM, name[: _PAGE - 1] + b"\0")
@@ -224,14 +239,10 @@ class Loading:
         person.privileges.execute(person.uids[0], uid, (uid, gid) != before)
         return person.uids[0] != uid or person.gids[0] != gid
 
-    def _map(self, errand: Errand, host: str, elf: ElfFile) -> Generator[Wanted, int, int]:
-        """Map a file's segments; how far from their addresses they are. Raises Broken."""
+    @staticmethod
+    def _map(errand: Errand, fd: int, host: str, elf: ElfFile) -> Generator[Wanted, int, int]:
+        """Map an open file's segments, and close it; how far from their addresses they are. Raises Broken."""
         pid = errand.pid
-        room = self._pretence.of(pid).room
-        ptrace.write(pid, room, os.fsencode(host) + b"\0")
-        fd = yield (_OPEN, room, os.O_RDONLY | os.O_CLOEXEC, 0)
-        if fd < 0:
-            raise Broken(f"{host} can't be opened: {os.strerror(-fd)}")
         segments = elf.of_kind(PT_LOAD)
         low = min(segment.address for segment in segments) & -_PAGE
         high = max(segment.address + segment.memory_size for segment in segments) + _PAGE - 1 & -_PAGE

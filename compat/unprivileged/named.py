@@ -41,7 +41,7 @@ from ..tracing.naming import (
     text_of,
 )
 from ..users.messages import STATUS, put_in_place
-from ..users.privileges import bit
+from ..users.privileges import FSETID, bit
 from .owners import Owner, disk_mode
 from .person import READ, SEARCH, WRITE, Person
 from .pretence import Pretence
@@ -75,12 +75,13 @@ class Names:
         out.update(dict.fromkeys((number for number in OPENS if number != 437), self.open))
         out.update(dict.fromkeys((*_MKDIRS, *_SYMLINKS), self.make))
         out.update(dict.fromkeys(_TAKES, self.take))
+        out[76] = self.truncate
         out.update({_GETCWD: self.getcwd, _READLINK: self.readlink, _READLINKAT: self.readlink, _CHROOT: self.chroot})
         return out
 
     # --- where a path leads -------------------------------------------------------------------------------------------
 
-    def place(self, errand: Errand, base: int, text: bytes, follow: bool) -> Place:
+    def place(self, errand: Errand, base: int, text: bytes, follow: bool, taken: bool = False) -> Place:
         """The place of a path of the thread's; `base` is the descriptor (or AT_FDCWD) that it is relative to. A
         directory on the way that only root may search is opened for its user first. Raises OSError."""
         pid = errand.pid
@@ -89,12 +90,15 @@ class Names:
         start = "/"
         if not name.startswith("/"):
             link = f"/proc/{pid}/cwd" if base == AT_FDCWD else f"/proc/{pid}/fd/{base}"
-            start = self._tree.guest_of(os.readlink(link))
+            try:
+                start = self._tree.guest_of(os.readlink(link))
+            except FileNotFoundError:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
             if not start:
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         for _ in range(64):
             try:
-                found = self._tree.resolve(name, start, viewer, follow)
+                found = self._tree.resolve(name, start, viewer, follow, taken)
                 break
             except PermissionError as error:
                 if not error.filename or not self._adopt(os.path.dirname(os.fsdecode(error.filename))):
@@ -119,7 +123,7 @@ class Names:
         """For each path of a call: the arguments of its directory and of itself, what it is to the call, its place."""
         out = []
         for base, index, follow, role in paths_of(errand):
-            found = self.place(errand, base_of(errand, base), text_of(errand, index), follow)
+            found = self.place(errand, base_of(errand, base), text_of(errand, index), follow, role == TAKEN)
             self._check(errand, found, role)
             out.append((base, index, role, found))
         return out
@@ -255,10 +259,31 @@ class Names:
             return
         if makes:
             self._is_made(person, found.host, mode & _SET_ID)
+        elif status is not None and (flags & O_ACCMODE or flags & O_TRUNC):
+            self.is_written(person, found, status)
         of = STATUS.search(_link(f"/proc/{errand.pid}/fd/{result}")) if found.host.startswith("/proc/") else None
         known = self._pretence.known(int(of[1])) if of else None
         if of and known:
             yield from put_in_place(errand, result, _status_text(known, int(of[1])))
+
+    def is_written(self, person: Person, found: Place, status: os.stat_result) -> None:
+        """Whoever writes to a file takes its set-id bits away, but for root. Writes are not seen: opening does it."""
+        if not stat.S_ISREG(status.st_mode) or found.magic or person.privileges.has(FSETID):
+            return
+        try:
+            owner = self._owners.of(found.host, status)
+            if owner.mode & _SET_ID and not owner.is_device:
+                owner.mode &= ~_SET_ID
+                self.write_down(found.host, os.lstat(found.host), owner)
+        except OSError:
+            return  # it is gone
+
+    def truncate(self, errand: Errand) -> Work:
+        places = self.places(errand)
+        errand.result = yield from self.attempt(errand, places)
+        status = status_of(places[0][3])
+        if errand.result == 0 and status is not None:
+            self.is_written(self._pretence.of(errand.pid), places[0][3], status)
 
     def make(self, errand: Errand) -> Work:
         """mkdir(2), symlink(2)."""
@@ -275,9 +300,7 @@ class Names:
         """Write down to whom something new belongs: to who made it, or the group of its directory."""
         try:
             status = os.lstat(path)
-            owner = self._owners.of(path, status)
-            owner.uid, owner.gid = person.uids[3], person.gids[3]
-            owner.mode |= set_id
+            owner = Owner(person.uids[3], person.gids[3], status.st_mode | set_id)
             parent = self.owner(os.path.dirname(path))
             if parent.mode & stat.S_ISGID and not stat.S_ISLNK(status.st_mode):
                 owner.gid = parent.gid
@@ -285,11 +308,17 @@ class Names:
                     owner.mode |= stat.S_ISGID
             if owner.uid or owner.gid or owner.mode != status.st_mode:
                 self.write_down(path, status, owner)
+            else:
+                self._owners.gone(status, always=True)  # what a former file of its number was
         except OSError:
             return  # it is gone again
 
-    def is_made(self, pid: int, path: str) -> None:
-        self._is_made(self._pretence.of(pid), path, 0)
+    def is_made(self, pid: int, path: str, set_id: int = 0) -> None:
+        self._is_made(self._pretence.of(pid), path, set_id)
+
+    def check(self, errand: Errand, found: Place, role: int) -> None:
+        """Raises OSError where the thread may not do that to what is at a place."""
+        self._check(errand, found, role)
 
     def write_down(self, path: str, status: os.stat_result, owner: Owner, follow: bool = False) -> None:
         """Have a file of the user's look like that. Raises OSError."""
@@ -303,13 +332,16 @@ class Names:
         places = self.places(errand)
         victim = status_of(places[-1][3]) if self._owners.has_table else None
         errand.result = yield from self.attempt(errand, places)
-        if errand.result == 0 and victim is not None:
+        exchanged = errand.number == 316 and errand.argument(4) & 2  # RENAME_EXCHANGE
+        if errand.result == 0 and victim is not None and not exchanged:
             self._owners.gone(victim)
 
     # --- what tells paths ---------------------------------------------------------------------------------------------
 
     def getcwd(self, errand: Errand) -> Work:
-        guest = self._pretence.guest_path(errand.pid, _link(f"/proc/{errand.pid}/cwd"))
+        there = _link(f"/proc/{errand.pid}/cwd")
+        gone = there.endswith(" (deleted)") and not os.path.isdir(there)
+        guest = "" if gone else self._pretence.guest_path(errand.pid, there)
         data = os.fsencode(guest) + b"\0"
         if not guest:
             errand.result = -errno.ENOENT

@@ -105,6 +105,9 @@ class Owned:
         places = self._names.places(errand)
         found = places[0][3]
         status = status_of(found)
+        if errand.argument(index) & 0xFFFFFFF8:
+            errand.result = -errno.EINVAL
+            return
         bits = errand.argument(index) & 7
         if status is None or status.st_uid != self._pretence.container.host[0]:
             errand.result = yield from self._names.attempt(errand, places)
@@ -199,17 +202,19 @@ class Owned:
 
     def utime(self, errand: Errand) -> Work:
         """The utimes(2) family."""
-        places = self._places(errand)
-        if places:
-            status = status_of(places[0][3])
-            person = self._pretence.of(errand.pid)
-            if status is not None:
-                owner = self._owners.of(places[0][3].host.rstrip("/") or "/", status, places[0][3].magic)
-                now = not errand.argument({132: 1, 235: 1}.get(errand.number, 2))
-                if not person.owns(owner) and not (now and person.may(owner, WRITE)):
-                    errand.result = -errno.EACCES if now else -errno.EPERM
-                    return
+        places = self._names.places(errand)
+        try:
+            owner = self._owners.of(*self._target(errand, places))
+        except OSError:
+            owner = None  # the kernel says what is wrong with it
+        person = self._pretence.of(errand.pid)
+        now = not errand.argument({132: 1, 235: 1}.get(errand.number, 2))
+        if owner and not person.owns(owner) and not (now and person.may(owner, WRITE)):
+            errand.result = -errno.EACCES if now else -errno.EPERM
+        elif places:
             errand.result = yield from self._names.attempt(errand, places)
+        else:
+            yield OWN
 
     def mknod(self, errand: Errand) -> Work:
         """Device nodes are written down; what stands for them is an empty file."""
@@ -228,7 +233,7 @@ class Owned:
         if result:
             return
         if not is_device:
-            self._names.is_made(errand.pid, found.host)
+            self._names.is_made(errand.pid, found.host, mode & 0o6000 if kind in (0, stat.S_IFREG) else 0)
             return
         status = os.lstat(found.host)
         owner = Owner(person.uids[3], person.gids[3], stat.S_IFMT(mode) | stat.S_IMODE(status.st_mode),
@@ -243,6 +248,11 @@ class Owned:
         if name.decode("utf-8", "replace") in HIDDEN:
             errand.result = -errno.EPERM if errand.number in _SETS_ATTRIBUTE else -errno.ENODATA
             return
+        if errand.number in (*_SETS_ATTRIBUTE, *_REMOVES):
+            target = self._target(errand, self._places(errand))
+            if not self._pretence.of(errand.pid).may(self._owners.of(*target), WRITE):
+                errand.result = -errno.EACCES
+                return
         yield from self._with_paths(errand)
 
     def attributes(self, errand: Errand) -> Work:

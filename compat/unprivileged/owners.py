@@ -101,9 +101,9 @@ class Owners:
         else:
             self._table.put(self._key(status), owner)
 
-    def gone(self, status: os.stat_result) -> None:
-        """A file that had this status has lost a name."""
-        if status.st_nlink <= 1 or stat.S_ISDIR(status.st_mode):
+    def gone(self, status: os.stat_result, always: bool = False) -> None:
+        """A file that had this status has lost a name. `always`: whatever names it has."""
+        if always or status.st_nlink <= 1 or stat.S_ISDIR(status.st_mode):
             self._table.drop(self._key(status))
 
     @property
@@ -191,7 +191,9 @@ def _read_mode(data: bytes, into: Owner) -> None:
         whole = int(mode, 8)
     except ValueError:
         return
-    if _fits(whole, into.mode) and whole <= 0o177777:
+    if not 0 <= whole <= 0o177777 or not all(0 <= number < 1 << 20 for number in numbers):
+        return
+    if _fits(whole, into.mode):
         _take_mode(whole, numbers, into)
 
 

@@ -12,9 +12,9 @@ READ, WRITE, SEARCH = 4, 2, 1
 
 class Person:
     """`uids`, `gids`: real, effective, saved, of the file system. `root` is a place of the container, `program` too.
-    `room` is memory of its process that only the tracer writes to."""
+    `room` is memory of its process, whose pid `group` is, that only the tracer writes to."""
 
-    __slots__ = ("gids", "groups", "privileges", "program", "room", "root", "uids")
+    __slots__ = ("gids", "group", "groups", "privileges", "program", "room", "root", "uids")
 
     def __init__(self, uid: int, gid: int, groups: tuple[int, ...], privileges: Privileges) -> None:
         self.uids = [uid] * 4
@@ -24,6 +24,7 @@ class Person:
         self.root = "/"
         self.program = ""
         self.room = 0
+        self.group = 0
 
     def copy(self) -> Person:
         """What a thread or process begins with that this one makes."""

@@ -84,6 +84,7 @@ class Pretence(Handler):
         self._of: dict[int, Person] = {}
         self._first = 0
         self._executed = False  # until then the first is joey
+        self._rooms: dict[int, list[int]] = {}  # of ended threads, by process: for the next ones
         self.sockets: dict[int, str] = {}  # inode of a socket -> the container's name of its file
         names = named.Names(self)
         self._calls: dict[int, Callable[[Errand], Work]] = {
@@ -116,20 +117,28 @@ class Pretence(Handler):
         if not self._first:
             self._first = pid
             self._of[pid] = self.container.begin.copy()
+            self._of[pid].group = pid
             return
         known = self._of.get(parent)
         made = known.copy() if known else Person(65534, 65534, (), Privileges(0, 0, 0, 0, 0, no_new=True))
-        if group_of(pid) != pid:
+        made.group = group_of(pid)
+        if made.group != pid:
             made.room = 0  # its maker uses that
         self._of[pid] = made
 
     def executed(self, pid: int) -> None:
         self._executed = self._executed or pid == self._first
+        self._rooms.pop(pid, None)
         if pid not in self._of:
             self._of[pid] = self.container.begin.copy()
+            self._of[pid].group = pid
 
     def ended(self, pid: int) -> None:
-        self._of.pop(pid, None)
+        person = self._of.pop(pid, None)
+        if person is None or person.group == pid:
+            self._rooms.pop(pid, None)
+        elif person.room and person.group in self._of:
+            self._rooms.setdefault(person.group, []).append(person.room)
 
     def entered(self, pid: int, number: int) -> bool:
         if pid == self._first and not self._executed and number not in EXECS:
@@ -185,6 +194,8 @@ class Pretence(Handler):
     def room(self, errand: Errand, size: int = ROOM) -> Generator[Wanted, int, int]:
         """Memory in the thread's process that is written to by the tracer only; its address, or minus an errno."""
         person = self.of(errand.pid)
+        if not person.room and (free := self._rooms.get(person.group)):
+            person.room = free.pop()
         if person.room and size <= ROOM and ptrace.read(errand.pid, person.room, 1):
             return person.room
         wanted = max(size, ROOM) + 4095 & -4096

@@ -8,7 +8,7 @@ from struct import pack, unpack
 
 from ..tracing import ptrace
 from ..tracing.errands import OWN
-from ..tracing.naming import AT_FDCWD, BIND, CONNECT, path_of_address, signed
+from ..tracing.naming import AT_FDCWD, BIND, CONNECT, MADE, TARGET_W, path_of_address, signed
 from ..users.mapping import OVERFLOW
 from ..users.messages import control_of, credentials_of
 from .named import Names
@@ -61,6 +61,7 @@ class Sockets:
         long."""
         makes = errand.number == BIND
         found = self._names.place(errand, AT_FDCWD, path, follow=not makes)
+        self._names.check(errand, found, MADE if makes else TARGET_W)
         host = os.fsencode(found.host)
         room = yield from self._pretence.room(errand)
         if room < 0:
@@ -166,6 +167,7 @@ class Sockets:
 
     def _to_name(self, errand: Errand, path: bytes) -> Generator[Wanted, int, int]:
         found = self._names.place(errand, AT_FDCWD, path, follow=True)
+        self._names.check(errand, found, TARGET_W)
         host = os.fsencode(found.host)
         header = errand.read(errand.argument(1), _HEADER)
         room = yield from self._pretence.room(errand)

@@ -99,12 +99,16 @@ class Tree:
                 return bind.guest.rstrip("/") + "/" + host[len(prefix) :]
         return ""
 
-    def resolve(self, text: str, start: str, viewer: Viewer, follow: bool) -> Place:
-        """The place of a path that begins at `start`, a directory of the container. Raises OSError."""
+    def resolve(self, text: str, start: str, viewer: Viewer, follow: bool, name: bool = False) -> Place:
+        """The place of a path that begins at `start`, a directory of the container. `name`: its last name is to be
+        made or taken away, which no link is followed for. Raises OSError."""
         if not text:
             raise _error(errno.ENOENT)
         wants_directory = text.endswith(("/", "/.", "/..")) or text in (".", "..")
-        follow = follow or wants_directory
+        last = text.rstrip("/").rpartition("/")[2]
+        if name and last in (".", ".."):
+            raise _error(errno.EINVAL if last == "." else errno.ENOTEMPTY)
+        follow = follow or (wants_directory and not name)
         todo = _parts(text)
         guest = viewer.root if text.startswith("/") else start
         host = self.host_of(guest)
@@ -149,6 +153,8 @@ class Tree:
             if todo:
                 way.append(host)
         if wants_directory and not host.endswith("/"):
+            if name and os.path.islink(host):
+                raise _error(errno.ENOTDIR)
             host += "/"
         return Place(guest, host, way, magic)
 

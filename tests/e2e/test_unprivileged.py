@@ -227,6 +227,48 @@ def test_attributes_that_owners_are_kept_in_are_out_of_sight(plain: Plain, owned
     assert plain.run(folder).stdout == "[]\n61\n1\n61\n['user.mine'] 3\n"
 
 
+ODD = """
+import errno, os, threading
+os.makedirs('/w/dir'); os.symlink('dir', '/w/link'); open('/w/file', 'w').close()
+def tell(call, *words):
+    try: print(call.__name__, call(*words) or 'done')
+    except OSError as error: print(call.__name__, errno.errorcode[error.errno])
+tell(os.rmdir, '/w/link/'); tell(os.rename, '/w/link/', '/w/x'); tell(os.rmdir, '/w/dir/.'); tell(os.unlink, '/w/link/')
+tell(os.mkdir, '/w/link/'); tell(os.listdir, '/w/link/'); tell(os.stat, '/w/file/')
+fd = os.open('/bin/busybox', os.O_RDONLY | os.O_CLOEXEC)
+if os.fork() == 0: os.execve(fd, ['echo', 'by descriptor'], {})
+print(os.wait()[1])
+memory = os.memfd_create('program'); os.write(memory, open('/bin/busybox', 'rb').read())
+if os.fork() == 0: os.execve(memory, ['echo', 'by memory'], {})
+print(os.wait()[1])
+def work(): os.path.exists('/w/file')
+for _ in range(300): thread = threading.Thread(target=work); thread.start(); thread.join()
+print(len([line for line in open('/proc/self/maps') if 'r--p 00000000 00:00 0' in line]) < 50)
+os.chown('/w/file', 0, 1000); os.chmod('/w/file', 0o4775)
+os.mkfifo('/w/pipe'); os.setgroups([1000]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+with open('/w/file', 'w') as file: file.write('mine')
+print(oct(os.stat('/w/file').st_mode))
+tell(os.setxattr, '/w/dir', 'user.x', b'1'); tell(os.utime, os.open('/w/dir', os.O_RDONLY), (1, 1))
+import socket
+tell(socket.socket(socket.AF_UNIX).bind, '/w/mine')
+os.chdir('/tmp'); os.mkdir('gone'); os.chdir('gone'); os.rmdir('/tmp/gone'); tell(os.getcwd)
+tell(os.access, '/w', 64)
+"""
+
+
+def test_odd_calls_answer_as_the_kernels_do(both: Callable[..., str]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]})
+        for name in ("usr", "lib", "lib64"):
+            config["mounts"].append(
+                {"destination": f"/{name}", "source": f"/{name}", "type": "bind", "options": ["rbind", "ro"]}
+            )
+
+    out = both("/usr/bin/python3", "-c", ODD, change=change)
+    assert "by descriptor" in out
+    assert "0o100775" in out
+
+
 def test_a_read_only_place_is_one(plain: Plain, owned: MakeBundle, tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / "f").write_text("kept")
