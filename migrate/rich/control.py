@@ -247,14 +247,7 @@ def _run_hook(container: Container, hook: Hook, extra: dict[str, str]) -> None:
     if hook.place == "container":
         options = [word for value in words for word in ("--env", value)]
         argv = joey(container, "exec", *options, "--user", "0:0", "--cwd", "/", container.name, *hook.command)
-    try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
-                              timeout=hook.seconds, start_new_session=True, check=False)  # fmt: skip
-        output, problem = done.stdout, f"status {done.returncode}" if done.returncode else ""
-    except subprocess.TimeoutExpired as error:
-        output, problem = error.stdout or b"", f"it took more than {hook.seconds} seconds"
-    except OSError as error:
-        output, problem = b"", error.strerror or str(error)
+    output, problem = _said_by(argv, env, hook.seconds)
     _to_log(
         container,
         output + (f"joey: hook {hook.phase}: {' '.join(hook.command)}: {problem}\n".encode() if problem else b""),
@@ -263,6 +256,22 @@ def _run_hook(container: Container, hook: Hook, extra: dict[str, str]) -> None:
         raise JoeyError(
             f"hook {hook.phase}: {' '.join(hook.command)}: {problem}", f"joey rich logs {container.name}", "hook"
         )
+
+
+def _said_by(argv: list[str], env: dict[str, str], seconds: int) -> tuple[bytes, str]:
+    """What a command says, and what is wrong with it. One that takes too long is ended with all that it started."""
+    try:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   env=env, start_new_session=True)  # fmt: skip
+    except OSError as error:
+        return b"", error.strerror or str(error)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return output, f"it took more than {seconds} seconds"
+    return output, f"status {process.returncode}" if process.returncode else ""
 
 
 def _to_log(container: Container, data: bytes) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def test_what_supervises_it_may_die(rich: Rich, machine: Callable[..., Path]) ->
     rich("stop", "one")
 
 
+@pytest.mark.slow
 def test_a_policy_says_whether_it_starts_again(rich: Rich, machine: Callable[..., Path]) -> None:
     root = str(machine())
     rich("run", "--rootfs", root, "--name", "fails", "--init", "none", "--restart", "on-failure:2", "--no-wait", "--",
@@ -284,6 +286,7 @@ def test_volumes(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> No
     assert (done.returncode, "/not/there does not exist" in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_they_reach_each_other_and_the_host(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
     serve = "mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"
     root = str(machine(up=serve))
@@ -302,6 +305,7 @@ def test_they_reach_each_other_and_the_host(host: Host, there: Rich, machine: Ca
     assert there.inside("two", "wget -qO- http://10.71.0.10/") == "one\n"
 
 
+@pytest.mark.slow
 def test_published_ports_lead_to_it(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
     root = str(machine(up="mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"))
     words = [
@@ -338,6 +342,7 @@ def test_what_it_is_waited_for_and_does_not_come(rich: Rich, machine: Callable[.
     assert (done.returncode, "target:NAME" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_its_own(rich: Rich, machine: Callable[..., Path]) -> None:
     old, new = machine("old"), machine("new")
     (new / "version").write_text("2\n")
@@ -398,6 +403,65 @@ def test_an_upgrade_with_a_way_back(rich: Rich, machine: Callable[..., Path]) ->
     assert not rich.inspect("one")["upgraded"]
 
 
+def test_a_killed_upgrade_loses_nothing(rich: Rich, machine: Callable[..., Path]) -> None:
+    """What a joey leaves that was killed amid it: all moved away, nothing in its place yet."""
+    rich("run", "--rootfs", str(machine("old")), "--name", "one")
+    rich.inside("one", "echo mine >/written")
+    rich("stop", "one")
+    folder = rich.store / "one"
+    (folder / "before.new").mkdir()
+    shutil.copy(folder / "rich.json", folder / "before.new" / "rich.json")
+    for name in ("bundle", "fixes", "fixes.json"):
+        (folder / name).rename(folder / "before.new" / name)
+    (folder / "bundle").mkdir()
+    rich("start", "one")
+    assert rich.inside("one", "cat /written") == "mine\n"
+    assert not (folder / "before.new").exists()
+
+
+def test_links_in_what_it_has_written_lead_nowhere(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    """A container that makes its /etc a link to the host's keys, and is then upgraded."""
+    host = tmp_path / "host"
+    (host / "ssh").mkdir(parents=True)
+    (host / "ssh" / "ssh_host_rsa_key").write_text("the host's")
+    (host / "machine-id").write_text("the host's")
+    rich("run", "--rootfs", str(machine("old")), "--name", "one")
+    upper = rich.store / "one" / "bundle" / "joey-layers" / "upper"
+    rich.inside("one", f"rm -rf /etc; ln -s {host} /etc")
+    assert (upper / "etc").is_symlink()
+    rich("upgrade", "--rootfs", str(machine("new")), "--changes", "discard", "one")
+    assert "the host's" not in rich.inside("one", "cat /etc/machine-id /etc/ssh/* 2>/dev/null", check=False)
+
+
+def test_two_upgrades_at_once_are_one(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("run", "--rootfs", str(machine("old")), "--name", "one", "--hook", "on-upgrade:sleep 1")
+    rich.inside("one", "echo mine >/written")
+    new = str(machine("new"))
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: rich("upgrade", "--rootfs", new, "one", check=False), range(2)))
+    assert sorted(item.returncode for item in done) == [0, 1]
+    assert "is being upgraded" in done[0].stderr + done[1].stderr
+    assert rich.inside("one", "cat /written") == "mine\n"
+
+
+def test_two_creates_at_once_are_one(rich: Rich, machine: Callable[..., Path]) -> None:
+    root = str(machine())
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: rich("create", "--rootfs", root, "--name", "one", check=False), range(4)))
+    assert sorted(item.returncode for item in done) == [0, 1, 1, 1]
+    rich("start", "one")
+
+
+def test_a_stop_amid_a_start_is_one(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("create", "--rootfs", str(machine()), "--name", "one", "--hook", "createRuntime:sleep 1")
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(rich, "start", "--no-wait", "one", check=False)
+        time.sleep(0.4)
+        rich("stop", "one")
+        starting.result()
+    assert rich.status("one") == "stopped"
+
+
 def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
     root = machine()
     (root / "gone").write_text("of the image")
@@ -420,6 +484,7 @@ def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path]
     assert not list((rich.store / ".images").iterdir())
 
 
+@pytest.mark.slow
 def test_after_the_host_was_down(rich: Rich, machine: Callable[..., Path]) -> None:
     """What a reboot leaves: no process, nothing in /run, folders that say what ran."""
     rich("run", "--rootfs", str(machine()), "--name", "one")
