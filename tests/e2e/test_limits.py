@@ -159,7 +159,7 @@ def test_the_watcher_ends_with_the_container(joey: Joey, bundle: MakeBundle) -> 
                 out.append(pid)
         return out
 
-    assert len(watchers()) == 1
+    wait_for(lambda: len(watchers()) == 1)  # it takes its name a moment after it was started
     joey("kill", name, "KILL")
     wait_for(lambda: not watchers())
 
