@@ -132,6 +132,7 @@ def config_of(image: ImageSettings, base: Image | None = None) -> dict[str, Any]
         "User": image.user,
         "WorkingDir": image.working_directory,
         "StopSignal": image.stop_signal,
+        "Healthcheck": {"Test": image.health} if image.health else {},
         "Labels": image.labels,
         "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in image.ports},
         "Volumes": {path: {} for path in image.volumes},

@@ -54,6 +54,8 @@ def _application(found: Application, as_json: bool) -> int:
     table = Table("", "what", "found", "why")
     table.add("starts by", starts, found.reasons.get("entrypoint", ""))
     table.add("architecture", found.architecture, "")
+    table.add("runs as", found.user or "root", found.reasons.get("user", ""))
+    table.add("is well by", " ".join(found.health) or "not known", found.reasons.get("health", ""))
     for kind, rows in (
         ("interpreter", found.interpreters), ("library", found.libraries), ("runtime", found.runtimes),
         ("port", {str(number): where for number, where in found.ports.items()}), ("volume", found.volumes),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,17 @@ _LARGEST_ELF = 256 << 20
 _LARGEST_TEXT = 1 << 20
 _MOST_ELF = 5000
 _STARTERS = ("start.sh", "run.sh", "startup.sh", "entrypoint.sh", "docker-entrypoint.sh", "catalina.sh", "start", "run")
+_USERS = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r"^[ \t]*User=([a-z_][a-z0-9_-]{0,31})[ \t]*$",
+        r"--chuid[ =]([a-z_][a-z0-9_-]{0,31})\b",
+        r"\brunuser -u ([a-z_][a-z0-9_-]{0,31})\b",
+        r"\bsu (?:- ?|-l )?([a-z_][a-z0-9_-]{0,31}) -c\b",
+        r"\b(?:gosu|setuidgid|su-exec) ([a-z_][a-z0-9_-]{0,31})\b",
+    )
+)
+_CHECK = re.compile(r"(docker-)?health[-_]?check(\.sh|\.py)?|check[-_]?health(\.sh|\.py)?")
 _WRITTEN = ("logs", "log", "data", "work", "temp", "tmp", "var", "cache", "uploads", "run")
 _PORTS = tuple(
     re.compile(pattern, re.MULTILINE)
@@ -57,6 +69,8 @@ class Application:
     working_directory: str = ""
     ports: dict[int, str] = field(default_factory=dict)
     volumes: dict[str, str] = field(default_factory=dict)
+    user: str = ""
+    health: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
 
@@ -97,11 +111,18 @@ def look(tree: Tree, prefix: bytes) -> Application:
                 found.interpreters.setdefault(interpreter, f"the script {shown(entry.path)}")
             if entry.mode & 0o111:
                 executables.append((shown(entry.path), "script"))
+            if "user" not in found.reasons and entry.size < _LARGEST_TEXT:
+                _user(tree, entry, found)
+        elif name.endswith(".service") and entry.size < _LARGEST_TEXT:
+            _user(tree, entry, found)
+            _unit(tree, entry, found)
         elif name.endswith(_CONFIGURATION) and entry.size < _LARGEST_TEXT:
             _ports(tree, entry, found)
     found.libraries = {library: who for library, who in needed.items() if library not in own}
     found.programs = [path for path, kind in executables if kind == "program"]
     _entrypoint(found, executables, prefix)
+    found.reasons.setdefault("user", "no unit and no script of its names another")
+    _health(found, executables)
     _advise(found)
     return found
 
@@ -181,6 +202,10 @@ def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: 
     stem = re.split(r"[-_.]\d", name)[0]
     places = [(path, path.rpartition("/")[2]) for path, _ in executables]
     shallow = [path for path, _ in places if path.count("/") <= prefix.count(b"/") + 3]
+    if started := found.reasons.pop("unit", ""):
+        unit, _, command = started.partition(": ")
+        found.entrypoint, found.reasons["entrypoint"] = shlex.split(command), f"{unit} starts it so"
+        return
     for wanted in (name, stem, f"{stem}.sh", f"{stem}d"):
         for path, last in places:
             if wanted and last == wanted and path in shallow:
@@ -202,6 +227,50 @@ def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: 
     found.reasons["entrypoint"] = "no file tells how it starts: name it" if not executables else (
         f"one of {len(executables)} executables, and none stands out: name it"
     )  # fmt: skip
+
+
+def _user(tree: Tree, entry: Entry, found: Application) -> None:
+    """Whom its unit or script runs it as. Only told: its files are root's, and a base need not know that name."""
+    data = (read(tree, entry.path, _LARGEST_TEXT) or b"").decode("utf-8", "replace")
+    for pattern in _USERS:
+        if (match := pattern.search(data)) and match[1] != "root":
+            found.reasons["user"] = f"{shown(entry.path)} runs it as {match[1]}: name that user, where the base has it"
+            return
+
+
+def _unit(tree: Tree, entry: Entry, found: Application) -> None:
+    """What a unit starts; several units say nothing."""
+    data = (read(tree, entry.path, _LARGEST_TEXT) or b"").decode("utf-8", "replace")
+    commands = re.findall(r"^[ \t]*ExecStart=[-@:+!]{0,3}(/[^\n\\$%]{1,1000})$", data, re.MULTILINE)
+    try:
+        words = shlex.split(commands[0]) if len(commands) == 1 else []
+    except ValueError:
+        words = []
+    if not words:
+        return
+    several = "unit" in found.reasons or "units" in found.reasons
+    found.reasons.pop("unit", "")
+    if several:
+        found.reasons["units"] = "several units start something"
+    else:
+        found.reasons["unit"] = f"{shown(entry.path)}: {commands[0]}"
+
+
+def _health(found: Application, executables: list[tuple[str, str]]) -> None:
+    """What tells whether it is well: a check of its own, else whether somebody listens on its port."""
+    own = [path for path, _ in executables if _CHECK.fullmatch(path.rpartition("/")[2])]
+    if own:
+        found.health = ["CMD", own[0]]
+        found.reasons["health"] = f"{own[0].rpartition('/')[2]} is a usual name for a check"
+    elif found.ports:
+        port = min(found.ports, key=lambda number: (number not in (80, 443, 8080, 8443), number))
+        words = f"nc -z 127.0.0.1 {port} 2>/dev/null || bash -c ': </dev/tcp/127.0.0.1/{port}'"
+        found.health = ["CMD-SHELL", words]
+        found.reasons["health"] = (
+            f"whether somebody listens on {port}, by nc or bash: a page of its own would tell more"
+        )
+    else:
+        found.reasons["health"] = "it has no check of its own, and no port is known"
 
 
 def _advise(found: Application) -> None:

@@ -33,6 +33,7 @@ class ImageSettings:
     ports: list[str] = field(default_factory=list)
     volumes: list[str] = field(default_factory=list)
     stop_signal: str = ""
+    health: list[str] = field(default_factory=list)  # docker's words: CMD-SHELL and a line, or CMD and words
     labels: dict[str, str] = field(default_factory=dict)
     architecture: str = ""
     created: str = ""

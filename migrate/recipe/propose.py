@@ -68,6 +68,8 @@ def _application(found: Application, recipe: Recipe) -> None:
     recipe.comments["ports"] = "; ".join(f"{number} in {where}" for number, where in sorted(found.ports.items()))
     image.volumes = sorted(found.volumes)
     recipe.comments["volumes"] = "by their names, what it writes to" if found.volumes else ""
+    image.user, image.health = found.user, found.health
+    recipe.comments.update({key: found.reasons.get(key, "") for key in ("user", "health")})
 
 
 def _as_it_was(opened: Opened, image: ImageSettings) -> None:
@@ -82,6 +84,8 @@ def _as_it_was(opened: Opened, image: ImageSettings) -> None:
     image.ports, image.volumes = sorted(texts("ExposedPorts")), sorted(texts("Volumes"))
     image.user, image.stop_signal = str(found.get("User") or ""), str(found.get("StopSignal") or "")
     image.working_directory = str(found.get("WorkingDir") or "")
+    check = found.get("Healthcheck")
+    image.health = [str(word) for word in check.get("Test") or []] if isinstance(check, dict) else []
     labels = found.get("Labels")
     image.labels = {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
     image.architecture = opened.architecture

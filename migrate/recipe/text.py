@@ -231,6 +231,12 @@ def _image(read: _Reader, node: Any, image: ImageSettings) -> None:
     def path(item: Any, word: str) -> None:
         read.pattern(item, "volumes")
 
+    def health(value: Any) -> None:
+        texts("health")(value)
+        if image.health and image.health[0] not in ("CMD", "CMD-SHELL", "NONE"):
+            problem = f"health: {image.health[0]!r} is none of CMD, CMD-SHELL, NONE"
+            raise read.fail(value, problem, "[CMD-SHELL, 'a command']")
+
     def name(item: Any, word: str) -> None:
         if not _NAME.fullmatch(word):
             raise read.fail(item, f"name: {word!r} is not a name of an image")
@@ -263,6 +269,7 @@ def _image(read: _Reader, node: Any, image: ImageSettings) -> None:
             "ports": texts("ports", port),
             "volumes": texts("volumes", path),
             "stop-signal": text("stop_signal"),
+            "health": health,
             "labels": labels,
             "architecture": text("architecture"),
             "created": text("created", moment),
@@ -287,11 +294,12 @@ def write(recipe: Recipe, source: dict[str, str], sizes: dict[str, tuple[int, in
         *_listed("entrypoint", image.entrypoint, recipe.comments.get("entrypoint", "")),
         *_listed("command", image.command, recipe.comments.get("command", "")),
         *_listed("environment", image.environment, recipe.comments.get("environment", "")),
-        *_single("user", image.user),
+        *_single("user", image.user, recipe.comments.get("user", "")),
         *_single("working-directory", image.working_directory),
         *_listed("ports", image.ports, recipe.comments.get("ports", "")),
         *_listed("volumes", image.volumes, recipe.comments.get("volumes", "")),
         *_single("stop-signal", image.stop_signal, recipe.comments.get("stop-signal", "")),
+        *_listed("health", image.health, recipe.comments.get("health", "")),
         *_single("architecture", image.architecture),
         *_single("created", image.created, recipe.comments.get("created", "")),
     ]

@@ -12,9 +12,9 @@ from ..image.layout import Layout
 from ..image.read import Image, open_image
 from ..image.reference import parse
 from ..progress import Progress
+from .model import Health, Rich
 
 if TYPE_CHECKING:
-    from .model import Rich
     from .store import Store
 
 
@@ -36,6 +36,10 @@ def settle(rich: Rich, image: Image) -> None:
     for word in settings.get("Env") or []:
         name, _, value = str(word).partition("=")
         rich.env.setdefault(name, value)
+    check = settings.get("Healthcheck")
+    words = [str(word) for word in check.get("Test") or []] if isinstance(check, dict) else []
+    if rich.health is None and len(words) > 1 and words[0] in ("CMD", "CMD-SHELL"):
+        rich.health = Health(["sh", "-c", words[1]] if words[0] == "CMD-SHELL" else words[1:])
     rich.cwd = str(settings.get("WorkingDir") or "/")
     if rich.init in ("none", "tini"):
         rich.argv = [str(word) for key in ("Entrypoint", "Cmd") for word in settings.get(key) or []]

@@ -9,6 +9,7 @@ from ...compat.errors import UsageError
 from ..disks.ova import is_appliance
 from .application import ApplicationSource, is_archive
 from .disk import DiskSource
+from .packages import PackagesSource, is_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,10 @@ def source_of(words: list[str], options: Options, done: Callable[[str, float], N
             if len(words) > 1:
                 raise UsageError("an image is a source of its own", f"give {word} alone")
             return ImageSource(parse(word, ("oci", "docker-archive", "docker")), options, done)
+    if any(is_package(word) for word in words):
+        if other := [word for word in words if not is_package(word)]:
+            raise UsageError(f"{other[0]} is no package", "packages are a source of their own")
+        return PackagesSource(words, options, done)
     for word in words:
         if not os.path.lexists(word):
             raise UsageError(

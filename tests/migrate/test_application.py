@@ -122,6 +122,73 @@ def test_it_runs_on_a_base(app: Path, joey: Joey, tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("app says 42\n", 5)
 
 
+def test_whom_it_runs_as_and_what_tells_that_it_is_well(app: Path, joey: Joey, tmp_path: Path) -> None:
+    source = packed(app, tmp_path, "tar.gz")
+    found = inspect(joey, source)
+    assert (found["user"], found["health"][0]) == ("", "CMD-SHELL")
+    assert "127.0.0.1 8080" in found["health"][1]
+    recipe = tmp_path / "recipe.yaml"
+    joey("migrate", "plan", str(source), "-o", str(recipe))
+    text = recipe.read_text()
+    assert "health: " in text
+    joey("migrate", str(source), "--recipe", str(recipe), "--to", f"oci:{tmp_path}/out:shop")
+    config = json.loads(joey("image", "inspect", f"{tmp_path}/out:shop", "--json").stdout)["config"]["config"]
+    assert config["Healthcheck"] == {"Test": found["health"]}
+    recipe.write_text(text.replace("CMD-SHELL", "SHELL"))
+    done = joey("migrate", str(source), "--recipe", str(recipe), "--to", f"oci:{tmp_path}/out:bad", check=False)
+    assert (done.returncode, "health: 'SHELL' is none of" in done.stderr) == (1, True)
+
+    own = tmp_path / "own"
+    shutil.copytree(app, own / "shop", symlinks=True)
+    (own / "shop/bin/healthcheck.sh").write_text("#!/bin/sh\nexit 0\n")
+    (own / "shop/bin/healthcheck.sh").chmod(0o755)
+    (own / "shop/shop.service").write_text("[Service]\nUser=shop\nExecStart=/opt/shop/bin/shop\n")
+    found = inspect(joey, own / "shop")
+    assert found["health"] == ["CMD", "/opt/shop/bin/healthcheck.sh"]
+    assert "shop.service runs it as shop" in found["reasons"]["user"]
+    assert "runs it as shop" in joey("migrate", "inspect", str(own / "shop")).stdout
+
+
+def test_packages(joey: Joey, tmp_path: Path) -> None:
+    """A .deb and a .rpm, made by dpkg-deb and rpmbuild."""
+    tree = tmp_path / "deb"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/lib/systemd/system").mkdir(parents=True)
+    (tree / "usr/bin/shopd").write_text("#!/bin/sh\necho shop\n")
+    (tree / "usr/bin/shopd").chmod(0o755)
+    (tree / "usr/lib/systemd/system/shop.service").write_text(
+        "[Service]\nUser=shop\nExecStart=/usr/bin/shopd --port '80 80'\n"
+    )
+    (tree / "DEBIAN/control").write_text(
+        "Package: shop\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDepends: nginx (>= 1.2), curl\nDescription: x\n"
+    )
+    run("dpkg-deb", "--root-owner-group", "-b", tree, tmp_path / "shop.deb")
+    spec = tmp_path / "more.spec"
+    spec.write_text(
+        "Name: more\nVersion: 1\nRelease: 1\nSummary: x\nLicense: x\nBuildArch: noarch\nRequires: bash\n%description\nx\n"
+        "%install\nmkdir -p %{buildroot}/opt/more; echo more >%{buildroot}/opt/more/file\n%files\n/opt/more/file\n"
+    )
+    run("rpmbuild", "-bb", "--define", f"_topdir {tmp_path}/rpm", "--define", f"_rpmdir {tmp_path}", spec)
+    packages = [str(tmp_path / "shop.deb"), str(next(tmp_path.glob("noarch/*.rpm")))]
+    found = json.loads(joey("migrate", "inspect", *packages, "--json").stdout)
+    assert found["entrypoint"] == ["/usr/bin/shopd", "--port", "80 80"]
+    assert "starts it so" in found["reasons"]["entrypoint"]
+    assert "runs it as shop" in found["reasons"]["user"]
+    assert "nginx (>= 1.2)" in found["advice"][-1]
+    assert "bash" in found["advice"][-1]
+    joey("migrate", *packages, "--to", f"oci:{tmp_path}/out:shop")
+    joey("image", "unpack", f"{tmp_path}/out:shop", f"{tmp_path}/bundle")
+    root = tmp_path / "bundle/rootfs"
+    assert (root / "opt/more/file").read_text() == "more\n"
+    assert os.access(root / "usr/bin/shopd", os.X_OK)
+    (tmp_path / "bad.deb").write_bytes((tmp_path / "shop.deb").read_bytes()[:-200])
+    done = joey("migrate", "inspect", str(tmp_path / "bad.deb"), check=False)
+    assert (done.returncode, "bad.deb is a damaged package" in done.stderr) == (1, True)
+    done = joey("migrate", "inspect", packages[0], str(tree), check=False)
+    assert (done.returncode, "is no package" in done.stderr) == (2, True)
+
+
 def test_a_static_program_needs_no_base(joey: Joey, tmp_path: Path) -> None:
     busybox = shutil.which("busybox")
     assert busybox
