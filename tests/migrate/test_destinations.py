@@ -41,6 +41,10 @@ def test_a_docker_archive_is_loaded_by_others(ext4: Path, tree: Path, joey: Joey
         # podman's vfs driver copies a layer for the next without ACLs
         known = ("etc/fstab", "home/user/nasty/sticky", "home/user/nasty/plain", ".")
         assert [path for path, value in expected.items() if found[path] != value and path not in known] == []
+        run(*store, "image", "umount", "-a")
+        words = ["--rm", "--network", "none", "--ulimit", "nofile=512:512", "--ulimit", "nproc=512:512"]
+        name = ["localhost/shop/web:1.0", "/bin/busybox", "cat", "/etc/os-release"]
+        assert "A test system" in run(*store, "--cgroup-manager", "cgroupfs", "run", *words, *name)
     finally:
         run(*store, "image", "umount", "-a")
         run(*store, "rmi", "-a", "-f")
