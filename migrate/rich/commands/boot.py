@@ -55,5 +55,5 @@ COMMAND = Command(
     "start the rich containers that ran when the host went down, and those with --restart always",
     run,
     options=(STORE, Option("--down", "", "shut down those that run, so that the next boot starts them again")),
-    detail="For the host's own init: tools/host/ has a systemd unit and a SysV script that call it.",
+    detail="For the host's own init: share/host/ of the host kit has a systemd unit and a SysV script that call it.",
 )
