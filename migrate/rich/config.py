@@ -21,6 +21,7 @@ from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTA
 from . import disk, fixes, inits
 from .guest import Guest
 from .model import BY_RUNTIME, Hook, Rich, Volume
+from .seccomp import PROFILE
 from .store import Container
 
 # what docker gives: enough for services that start as root and give their rights up
@@ -160,6 +161,14 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         f"/joey/{os.path.basename(container.store.runtime)}-{rich.name}")  # fmt: skip
     if rich.privileged:
         linux["maskedPaths"], linux["readonlyPaths"] = [], []
+    lost = {}
+    if not rich.privileged:
+        if cached_or_probed().works("seccomp.filter"):
+            linux["seccomp"] = PROFILE
+        else:  # a tracer of a whole machine would cost every call of it
+            lost["io.joey.rich.lost.seccomp"] = (
+                "this kernel has no seccomp filters: calls are held back by capabilities alone"
+            )
     linux["resources"] = {**linux["resources"], **_resources(rich)}
     _network(rich, linux)
     config["annotations"] = {
@@ -173,7 +182,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         QUOTA_ANNOTATION: ";".join(quotas),
         VIEW_ANNOTATION: "on" if rich.views else "",
     }
-    config["annotations"].update({key: value for key, value in notes.items() if value})
+    config["annotations"].update({key: value for key, value in {**notes, **lost}.items() if value})
     if hooks := _hooks(rich, container.console):
         config["hooks"] = hooks
     return config

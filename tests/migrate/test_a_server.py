@@ -114,7 +114,7 @@ def test_it_lives_on_by_its_own_init(host: Host, tmp_path: Path) -> None:
 
     try:
         rich("run", "--name", "shop", "--network", "bridge,address=10.71.0.9", "--memory", "600M", "--pids", "400",
-             "--disk-quota", "400M", "--views", "--health", "nc -z 127.0.0.1 80 || bash -c '</dev/tcp/127.0.0.1/80'",
+             "--disk-quota", "400M", "--views", "--force", "views=fuse", "--health", "nc -z 127.0.0.1 80 || bash -c '</dev/tcp/127.0.0.1/80'",
              "--wait-for", "init", "--wait-for", "port:80", "--wait-for", "port:5432", "--wait-for", "port:22",
              f"{images}:shop")  # fmt: skip
 

@@ -9,8 +9,17 @@ import os
 from ....compat import jsonio
 from ....compat.files import read_text
 from ....runtime.options import Arguments, Command, Option
+from ....runtime.state import State
 from ....runtime.tables import Table
 from .shared import STORE, container_of
+
+_LOST = "io.joey.rich.lost."
+
+
+def _lost(state: State) -> dict[str, str]:
+    """What it does without: of the runtime's plan, and of what joey rich adds."""
+    own = {key.removeprefix(_LOST): value for key, value in state.annotations.items() if key.startswith(_LOST)}
+    return {**state.losses, **own}
 
 
 def run(arguments: Arguments) -> int:
@@ -26,7 +35,7 @@ def run(arguments: Arguments) -> int:
         "life": life.as_json(),
         "fixes": fixes,
         "mechanisms": state.mechanisms if state else {},
-        "lost": state.losses if state else {},
+        "lost": _lost(state) if state else {},
         "addresses": [entry.get("shown", "") for entry in state.networks] if state else [],
         "upgraded": os.path.isdir(f"{container.folder}/before"),
         "written": f"{container.bundle}/joey-layers",

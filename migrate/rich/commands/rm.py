@@ -29,6 +29,10 @@ def run(arguments: Arguments) -> int:
         control.end_at_once(container)
         container.remove()
     images.drop_unused(store)
+    try:
+        os.rmdir(store.runtime)  # the last one's
+    except OSError:
+        pass  # others run, or none ever did
     return 0
 
 
