@@ -134,13 +134,15 @@ def handler(bundle: Bundle, mechanism_of: Callable[[str], str]) -> Handler:
 
 def _set_id_counts(bundle: Bundle) -> Callable[[str], bool]:
     """Whether set-id bits count at a path: all mounts are nosuid, so the bundle's own wishes are kept here."""
-    places = {"/": not _is_nosuid(bundle.rootfs)}
+    made = os.path.isdir(bundle.rootfs)  # a root of layers is mounted later, and has no other set-id rules than they
+    places = {"/": not _is_nosuid(bundle.rootfs if made else bundle.path)}
     for entry in bundle.mounts:
         options = MountOptions(entry.get("options") or [])
         source = entry.get("source", "")
         where = source if source.startswith("/") else f"{bundle.path}/{source}"
         counts = not options.flags & MS_NOSUID and (entry.get("type") == "tmpfs" or not _is_nosuid(where))
-        places[_real_place(bundle.rootfs, os.path.normpath("/" + entry["destination"].lstrip("/")))] = counts
+        destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
+        places[_real_place(bundle.rootfs, destination) if made else destination] = counts
 
     def counts_at(path: str) -> bool:
         while path not in places:

@@ -9,6 +9,8 @@
     supervisor.py  the process that starts it, keeps its log, starts it again
     control.py     start, stop, waiting until it is up, from outside
     disk.py        a disk quota where the file system has none: a file system in a file
+    shifted.py     an image's files with the ids that a container's have on the host
+    seccomp.py     the profile of them all
     ports.py       ports that are published on the host
     changing.py    updates, and upgrades with a way back
     parity.py      a container beside the machine it came from

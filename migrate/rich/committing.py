@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def write(container: Container, layout: Layout, tag: str, now: int, progress: Progress) -> None:
     """Write the image into a layout. Raises OSError, JoeyError; then there is none."""
     rich = container.rich()
+    if rich.id_map:
+        raise JoeyError("what a container with --id-map has written belongs to other ids: it can't be committed yet")
     config = {
         "Env": [f"{name}={value}" for name, value in rich.env.items()],
         "Entrypoint": rich.argv if rich.init in ("none", "tini") else ["/sbin/init", *rich.argv],

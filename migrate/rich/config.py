@@ -18,9 +18,9 @@ from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
 from ...runtime.layers import FOLDER as LAYERS
 from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTATION, VIEW_ANNOTATION
-from . import disk, fixes, inits
+from . import disk, fixes, inits, shifted
 from .guest import Guest
-from .model import BY_RUNTIME, Hook, Rich, Volume
+from .model import BY_RUNTIME, Hook, Rich, Volume, parse_id_map
 from .seccomp import PROFILE
 from .store import Container
 
@@ -71,6 +71,7 @@ def write_fixes(
             os.symlink(fix.target, path)
         else:
             write_atomically(path, fix.text.encode("utf-8", "surrogateescape"), fix.mode)
+    shifted.own(container, rich, new)
     if os.path.isdir(folder):
         shutil.rmtree(folder)
     os.rename(new, folder)
@@ -121,7 +122,7 @@ def renew_record(container: Container, rich: Rich) -> None:
 
 
 def layers_of(container: Container, rich: Rich) -> list[str]:
-    return [rich.lower, f"{container.folder}/fixes"]
+    return [shifted.lower_of(container, rich), f"{container.folder}/fixes"]
 
 
 def write_bundle(container: Container, rich: Rich, init: inits.Init, network: str = "") -> None:
@@ -183,7 +184,14 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         VIEW_ANNOTATION: "on" if rich.views else "",
     }
     config["annotations"].update({key: value for key, value in {**notes, **lost}.items() if value})
-    if hooks := _hooks(rich, container.console):
+    hooks = _hooks(rich, container.console)
+    if rich.id_map:
+        first, count = parse_id_map(rich.id_map)
+        linux["namespaces"].append({"type": "user"})
+        for name in ("uidMappings", "gidMappings"):
+            linux[name] = [{"containerID": 0, "hostID": first, "size": count}]
+        hooks.setdefault("createRuntime", []).insert(0, _own_cgroups(linux["cgroupsPath"], first))
+    if hooks:
         config["hooks"] = hooks
     return config
 
@@ -287,6 +295,21 @@ def _hooks(rich: Rich, console: str) -> dict[str, list[dict[str, Any]]]:
         if phase in BY_RUNTIME:
             out.setdefault(phase, []).append(as_oci(hook, console))
     return out
+
+
+def _own_cgroups(path: str, first: int) -> dict[str, Any]:
+    """Its cgroups are its root's, who makes others below them: systemd does. Source: cgroup-v2, "Delegation"."""
+    script = (
+        'for group in /sys/fs/cgroup"$1" /sys/fs/cgroup/*"$1"; do [ -d "$group" ] || continue; chown "$2:$2" "$group"; '
+        "for file in tasks cgroup.procs cgroup.threads cgroup.subtree_control; do "
+        '[ ! -e "$group/$file" ] || chown "$2:$2" "$group/$file"; done; done'
+    )
+    return {
+        "path": "/bin/sh",
+        "args": ["sh", "-c", script, "sh", path, str(first)],
+        "env": [f"PATH={_PATH}"],
+        "timeout": 30,
+    }
 
 
 def as_oci(hook: Hook, console: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ...compat import process
 from ...compat.errors import JoeyError, StateError, UsageError
 from ...compat.sealed import own_command
-from . import config, disk, inits, ports
+from . import config, disk, inits, ports, shifted
 from .guest import Guest
 from .model import Hook, Rich
 from .store import RUNNING, STOPPED, Container
@@ -63,7 +63,9 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
     config.prepare_volumes(container, rich)
     if not os.path.exists(container.console):
         os.mkfifo(container.console, 0o600)
+    os.makedirs(container.bundle, 0o700, exist_ok=True)
     disk.prepare(container, rich)
+    shifted.prepare(container, rich)
     config.renew_record(container, rich)
     config.drop_own_environment(container)
     if not os.path.isdir(f"{container.folder}/fixes"):

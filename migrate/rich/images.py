@@ -12,6 +12,7 @@ from ..image.layout import Layout
 from ..image.read import Image, open_image
 from ..image.reference import parse
 from ..progress import Progress
+from . import shifted
 from .model import Health, Rich
 
 if TYPE_CHECKING:
@@ -57,17 +58,25 @@ def drop_unused(store: Store) -> None:
 
 def _drop_unused(store: Store) -> None:
     folder = f"{store.path}/.images"
-    used = set()
+    used, shifts = set(), set()
     for container in store.all():
         try:
-            used.add(container.rich().lower)
+            rich = container.rich()
+            used.add(rich.lower)
+            shifts.add(shifted.lower_of(container, rich))
         except JoeyError:
             return  # nobody knows what a damaged one is made of
         before = f"{container.folder}/before/rich.json"
         if os.path.exists(before):
             from .model import load
 
-            used.add(load(before).lower)
+            old = load(before)
+            used.add(old.lower)
+            shifts.add(shifted.lower_of(container, old))
+    copies = f"{store.path}/.shifted"
+    for name in os.listdir(copies) if os.path.isdir(copies) else []:
+        if f"{copies}/{name}/rootfs" not in shifts:
+            shutil.rmtree(f"{copies}/{name}", ignore_errors=True)
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
         if f"{folder}/{name}/rootfs" not in used:
             shutil.rmtree(f"{folder}/{name}", ignore_errors=True)

@@ -75,6 +75,7 @@ class Rich:
     pids: int = 0
     views: bool = False
     privileged: bool = False
+    id_map: str = ""
     capabilities: list[str] = field(default_factory=list)
     hooks: list[Hook] = field(default_factory=list)
     scripts: str = ""
@@ -195,6 +196,15 @@ def parse_hook(word: str) -> Hook:
     if fixed.get(phase, hook.place) != hook.place:
         raise UsageError(f"--hook: {phase} runs on the {fixed[phase]}")
     return hook
+
+
+def parse_id_map(word: str) -> tuple[int, int]:
+    """HOST[:COUNT]: the container's ids from 0 on are the host's from there on."""
+    host, colon, count = word.partition(":")
+    found = int(host) if host.isdigit() else 0, int(count) if count.isdigit() else 0 if colon else 65536
+    if not 0 < found[0] < 1 << 31 or not 0 < found[1] < 1 << 31:
+        raise UsageError(f'--id-map: "{word}" is not HOST[:COUNT]', "for instance 100000:65536")
+    return found
 
 
 def parse_restart(word: str) -> tuple[str, int]:

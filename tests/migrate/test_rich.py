@@ -215,6 +215,33 @@ def test_a_policy_says_whether_it_starts_again(rich: Rich, machine: Callable[...
     assert "no such file" in rich.log("missing")
 
 
+@pytest.mark.parametrize("way", ["native", "emulated"])
+def test_its_root_is_nobody_on_the_host(rich: Rich, machine: Callable[..., Path], way: str) -> None:
+    root = machine()
+    done = rich("run", "--rootfs", str(root), "--name", "one", "--id-map", "150000:1000", check=False)
+    assert (done.returncode, "lets nobody but its owner through" in done.stderr) == (1, True)
+    rich("rm", "one")
+    for folder in list(rich.store.parents)[:4]:
+        folder.chmod(folder.stat().st_mode | 0o001)
+    (root / "theirs").write_text("x")
+    os.chown(root / "theirs", 33, 44)
+    rich("run", "--rootfs", str(root), "--name", "one", "--id-map", "150000:1000", "--force", f"userns={way}")
+    status = Path(f"/proc/{rich.inspect('one')['pid']}/status").read_text()
+    assert "Uid:\t150000\t150000" in status
+    out = rich.inside(
+        "one", "id -u; stat -c %u:%g /theirs /etc; touch /etc/mine; stat -c %u /etc/mine; echo said >/dev/console"
+    )
+    assert out.split() == ["0", "33:44", "0:0", "0"]
+    wait_for(lambda: "said" in rich.log("one"))
+    written = rich.store / "one" / "bundle" / "joey-layers" / "upper" / "etc" / "mine"
+    assert written.stat().st_uid == 150000
+    assert (root / "theirs").stat().st_uid == 33
+    rich("stop", "one")
+    assert "going down" in rich.log("one")
+    done = rich("create", "--rootfs", str(root), "--id-map", "0", check=False)
+    assert (done.returncode, "--id-map" in done.stderr) == (2, True)
+
+
 def test_values_arrive_as_they_were_given(rich: Rich, machine: Callable[..., Path]) -> None:
     value = "a=b \"c\" $HOME `id` \\n 'd' %h"
     rich("run", "--rootfs", str(machine()), "--name", "one", "--env", f"ODD={value}", "--env", "PLAIN=x=y")

@@ -12,6 +12,7 @@ from ..model import (
     Health,
     Rich,
     parse_hook,
+    parse_id_map,
     parse_port,
     parse_restart,
     parse_variable,
@@ -57,6 +58,7 @@ MAKING = (
     ),
     Option("--disk-quota", "[DIRS=]SIZE", "limit its disk, as `joey run` does; may be repeated", many=True),
     Option("--views", "", "have free, top and nproc show its own memory and CPUs"),
+    Option("--id-map", "HOST[:COUNT]", "its ids from 0 on are the host's from HOST on: its root is nobody's"),
     Option("--cap-add", "NAME", "one more capability; may be repeated", many=True),
     Option("--privileged", "", "every capability, no masks: as good as root of the host"),
     Option("--scripts", "DIR", "hooks as files: DIR/PHASE/NAME"),
@@ -140,6 +142,9 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
     rich.views = arguments.switch("views")
     rich.capabilities = [word.removeprefix("CAP_") for word in arguments.many("cap-add")]
     rich.privileged = arguments.switch("privileged")
+    rich.id_map = arguments.text("id-map")
+    if rich.id_map:
+        parse_id_map(rich.id_map)
     rich.scripts = os.path.abspath(arguments.text("scripts")) if arguments.given("scripts") else ""
     rich.fixes = not arguments.switch("no-fixes")
     for word in arguments.many("beside"):
