@@ -606,6 +606,19 @@ def test_a_real_machine_serves(host: Host, there: Rich, tmp_path: Path, kind: st
 
 
 @pytest.mark.slow
+def test_systemd_with_ids_of_nobodys(rich: Rich) -> None:
+    for folder in list(rich.store.parents)[:4]:
+        folder.chmod(folder.stat().st_mode | 0o001)
+    rich("run", "--rootfs", str(debian_root(*SERVER)), "--name", "one", "--id-map", "150000", "--wait-for", "init",
+         "--wait-for", "port:80")  # fmt: skip
+    assert rich.inside("one", "systemctl is-system-running").strip() == "running"
+    status = Path(f"/proc/{rich.inspect('one')['pid']}/status").read_text()
+    assert "Uid:\t150000" in status
+    rich("stop", "one")
+    assert "signal 9" not in rich.log("one")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64 (tools/test has it)")
 def test_a_machine_on_the_kernel_that_answers_like_2_6_32(tmp_path: Path) -> None:
