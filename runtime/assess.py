@@ -9,6 +9,7 @@ from ..compat.shim.glibc import Library
 from ..compat.syscalls import X86_64
 from ..probes.plan import Need, Plan, plan
 from ..probes.report import KernelReport
+from . import systemd
 from .imagefile import Facts
 from .imagetree import Tree
 from .programs import lacking, rewritten
@@ -71,10 +72,20 @@ def assess(tree: Tree, report: KernelReport, policy: str) -> Verdict:
     _vsyscall(files, report, reasons)
     _abi(files, version, missing, losses)
     _calls(files, report, missing, made, losses, notes)
+    if why := _init(tree, report):
+        losses.append(f"{why}: its own init can't be the first process (joey rich), its programs run")
     traced = any(choice.mechanism.startswith("tracer") for choice in made.choices.values())
     if traced and (narrow := [facts for facts in files if facts.kind == "program" and facts.bits == 32]):
         losses.append(f"32-bit programs are refused under the tracer: {_examples(narrow)}")
     return Verdict(report.name, made, reasons, losses, notes)
+
+
+def _init(tree: Tree, report: KernelReport) -> str:
+    """Why the image's systemd, if that is its init, can't be the first process there."""
+    if not tree.resolve("sbin/init").endswith("/systemd/systemd"):
+        return ""
+    return systemd.unfit(systemd.version_of(path.rpartition("/")[2] for path in tree.files),
+                         report.machine.get("release", ""))  # fmt: skip
 
 
 def _machines(files: list[Facts], report: KernelReport, reasons: list[str], notes: list[str]) -> None:

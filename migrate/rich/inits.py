@@ -7,16 +7,14 @@ init(5), openrc(8), busybox's init.c.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 
 from ...compat.errors import JoeyError, UsageError
+from ...runtime import systemd
 from .guest import Guest
 
 _SIGTERM, _SIGUSR2, _SIGRTMIN_3 = 15, 12, 37
 _SYSTEMD = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
-# the oldest kernel that a systemd runs on, by its README: (from version, kernel)
-_SYSTEMD_KERNELS = ((251, (3, 15)), (209, (3, 7)), (1, (2, 6, 39)))
 _CGROUP_V2_FROM = 233  # systemd's first version that is complete on the unified hierarchy
 
 
@@ -127,36 +125,20 @@ def of(kind: str, guest: Guest) -> Init:
 
 def systemd_version(guest: Guest) -> int:
     """The version of a machine's systemd, by the name of its shared library; 0 where that is not told (before 230)."""
-    for folder in ("/lib/systemd", "/usr/lib/systemd", "/usr/lib/x86_64-linux-gnu/systemd", "/usr/lib64/systemd"):
-        for name in guest.names(folder):
-            if found := re.match(r"libsystemd-shared-([0-9]{1,4})", name):
-                return int(found[1])
-    return 0
-
-
-def unfit_kernel(guest: Guest, release: str) -> str:
-    """Why a machine's systemd can't be the first process on a kernel; "" where it can."""
-    version = systemd_version(guest) or 229
-    least = next(kernel for first, kernel in _SYSTEMD_KERNELS if version >= first)
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
-    if not found:
-        return ""
-    running = tuple(int(word or 0) for word in found.groups())
-    if running >= least:
-        return ""
-    return f"systemd {version} wants Linux {'.'.join(map(str, least))}, this is {release}"
+    folders = ("/lib/systemd", "/usr/lib/systemd", "/usr/lib/x86_64-linux-gnu/systemd", "/usr/lib64/systemd")
+    return systemd.version_of(name for folder in folders for name in guest.names(folder))
 
 
 def wants_cgroup_v1(guest: Guest) -> bool:
     """Whether a machine's systemd does not know the unified hierarchy well enough."""
-    return 0 < (systemd_version(guest) or 229) < _CGROUP_V2_FROM
+    return (systemd_version(guest) or systemd.OLDEST_NAMED - 1) < _CGROUP_V2_FROM
 
 
 def check_kernel(init: Init, guest: Guest) -> None:
     """Raise JoeyError where the init can't run here."""
     if init.kind != "systemd":
         return
-    if why := unfit_kernel(guest, os.uname().release):
+    if why := systemd.unfit(systemd_version(guest), os.uname().release):
         raise JoeyError(why, "an image with sysvinit, or --init none with the program itself")
     with open("/proc/mounts", encoding="utf-8", errors="replace") as file:
         unified = "cgroup2" in {line.split()[2] for line in file if " /sys/fs/cgroup " in line}

@@ -166,6 +166,17 @@ def layout(folder: Path, *layers: bytes) -> Path:
     return folder
 
 
+def test_check_says_what_kernel_its_init_wants(joey: Joey, debian: Path) -> None:
+    root = debian / "debian"
+    (root / "lib/systemd").mkdir(parents=True)
+    (root / "sbin").mkdir()
+    for name in ("lib/systemd/systemd", "lib/systemd/libsystemd-shared-252.so"):
+        shutil.copy("/usr/bin/true", root / name)
+    (root / "sbin/init").symlink_to("/lib/systemd/systemd")
+    assert "systemd 252 wants Linux 3.15, this is 2.6.32" in joey("check", str(root), "--report", OLD).stdout
+    assert "systemd" not in joey("check", str(root), "--report", str(REPORTS / "linux-6.18.json")).stdout
+
+
 def test_check_of_layers_with_whiteouts_and_links(joey: Joey, tmp_path: Path) -> None:
     first = layer(
         ("lib64", "-> usr/lib64"), ("usr/lib64/ld-linux-x86-64.so.2", LOADER.read_bytes()), ("usr/lib64/libc.so.6", LIBRARY.read_bytes()),
