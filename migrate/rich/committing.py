@@ -12,6 +12,7 @@ from ...compat.constants import CLONE_NEWNS, MS_PRIVATE, MS_RDONLY, MS_REC
 from ...compat.errors import JoeyError, KernelError
 from ...runtime.layers import FOLDER as LAYERS
 from ..image import build
+from ..image.layerwriter import LayerWriter
 from ..trees.folder import FolderTree
 
 if TYPE_CHECKING:
@@ -54,6 +55,38 @@ def write(container: Container, layout: Layout, tag: str, now: int, progress: Pr
             tree.close()
     notes = {"io.joey.rich.name": rich.name, "io.joey.rich.from": rich.image or rich.lower}
     build.write_image(layout, written, config, _architecture(), build.moment(now), notes, tag)
+
+
+def export(container: Container, target: str, progress: Progress) -> None:
+    """Write the container's files to a tar. Raises OSError, JoeyError; then there is none."""
+    rich = container.rich()
+    if rich.id_map:
+        raise JoeyError("the files of a container with --id-map belong to other ids: it can't be exported yet")
+    new = f"{target}.{os.getpid()}.new"
+    with _files(container, rich.lower) as path:
+        tree = FolderTree(path)
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            progress.stage("writing the archive", tree.used())
+            writer = LayerWriter(fd, "none", 0)
+            size = 0
+            try:
+                for entry in tree.entries():
+                    writer.add(entry)
+                    size += entry.size
+                    progress.at(size)
+            except BaseException:
+                writer.abort()
+                raise
+            writer.close()
+            os.fsync(fd)
+            os.rename(new, target)
+        except BaseException:
+            os.unlink(new)
+            raise
+        finally:
+            os.close(fd)
+            tree.close()
 
 
 def _is_above(folder: bytes, path: bytes) -> bool:

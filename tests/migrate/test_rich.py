@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -513,7 +514,13 @@ def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path]
     assert (done.returncode, "it runs" in done.stderr or "runs:" in done.stderr) == (1, True)
     rich("pause", "one")
     rich("commit", "one", f"oci:{tmp_path}/images:now")
+    rich("export", "one", f"{tmp_path}/files.tar")
     rich("resume", "one")
+    listed = run("tar", "--numeric-owner", "-tvf", tmp_path / "files.tar")
+    assert re.search(r"33/44 +5 .* written$", listed, re.M)
+    assert "gone" not in listed
+    done = rich("export", "one", f"{tmp_path}/files.tar", check=False)
+    assert (done.returncode, "is there already" in done.stderr) == (1, True)
     rich("run", "--name", "two", f"oci:{tmp_path}/images:now")
     assert rich.rows()["two"]["init"] == "busybox"
     assert (

@@ -34,6 +34,7 @@ COMMAND = Command(
         "rollback": _verb("rollback", "go back to what was before an upgrade"),
         "confirm": _verb("confirm", "keep an upgrade: what was before it is removed"),
         "commit": _verb("commit", "make an image of what one has become"),
+        "export": _verb("export", "write the files of one to a tar"),
         "verify": _verb("verify", "compare one with the machine it came from"),
         "rm": _verb("rm", "remove one and what it has written"),
         "boot": _verb("boot", "start those that ran when the host went down"),
