@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from struct import pack
+from struct import pack, unpack_from
 
 from .errors import JoeyError
 
 _GET_FREE, _SET_FD, _CLR_FD, _SET_STATUS64, SET_CAPACITY = 0x4C82, 0x4C00, 0x4C01, 0x4C04, 0x4C07
+_GET_STATUS64, _INFO_SIZE = 0x4C05, 232
 _AUTOCLEAR = 4
 _TRIES = 64
 
@@ -44,6 +45,30 @@ def attach(file: int, name: str, offset: int = 0, limit: int = 0) -> tuple[int, 
             raise
         return device, node
     raise JoeyError(f"{name}: no loop device is free", "see losetup -a; modprobe loop max_loop=64", "loop-device")
+
+
+def find(path: str) -> str:
+    """The node of a loop device that has this file already; "" for none."""
+    status = os.stat(path)
+    for name in os.listdir("/sys/block"):
+        if not name.startswith("loop") or not os.path.isdir(f"/sys/block/{name}/loop"):
+            continue
+        try:
+            device = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        info = bytearray(_INFO_SIZE)
+        try:
+            fcntl.ioctl(device, _GET_STATUS64, info)
+        except OSError:
+            continue  # it has just been let go of
+        finally:
+            os.close(device)
+        number, inode = unpack_from("<2Q", info)
+        major, minor = number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00
+        if (major, minor, inode) == (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino):
+            return f"/dev/{name}"
+    return ""
 
 
 def _free(number: int) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from ...compat import libc
+from ...compat import libc, loopdevice
 from ...compat.constants import MNT_DETACH, MS_NODEV
-from ...compat.errors import JoeyError, KernelError
+from ...compat.errors import JoeyError
 from ...compat.files import mount_holding
 from ...compat.quota import images, places, projects
 from ...compat.quota.words import Pool, pools
@@ -75,16 +75,22 @@ def remount(bundle: str) -> None:
     until = time.monotonic() + _SECONDS
     while True:
         try:
-            device, node = images.attach(path)
-            break
-        except JoeyError:  # where it was mounted a moment ago the kernel has not let go of it yet
+            _mount(path, place)
+            return
+        except (JoeyError, OSError) as error:  # what had it a moment ago is letting go of it
             if time.monotonic() > until:
-                raise
+                raise JoeyError(f"--disk-quota: {path} can't be mounted: {error}", slug="quota") from None
             time.sleep(0.1)
+
+
+def _mount(path: str, place: str) -> None:
+    """Where a mount of it lives on in somebody's mount namespace, that file system is mounted once more."""
+    if node := loopdevice.find(path):
+        libc.mount(node, place, images.FSTYPE, MS_NODEV)
+        return
+    device, node = images.attach(path)
     try:
         libc.mount(node, place, images.FSTYPE, MS_NODEV)
-    except KernelError as error:
-        raise JoeyError(f"--disk-quota: {path} can't be mounted: {error.message}", slug="quota") from None
     finally:
         os.close(device)
 
