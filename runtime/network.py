@@ -7,7 +7,7 @@ import os
 from ..compat import capabilities
 from ..compat.constants import CAP_NET_ADMIN
 from ..compat.errors import BundleError, JoeyError
-from ..compat.network import cni, links, nat
+from ..compat.network import attachments, cni, links, nat
 from ..compat.network.leases import Leases
 from ..compat.network.words import networks
 from ..probes.plan import Need
@@ -109,6 +109,20 @@ def _detach(entry: dict[str, Any]) -> None:
         cni.Attachment(entry["list"], entry["container"], there, entry["link"]).delete(entry.get("result") or {})
     finally:
         cni.drop_namespace(namespace)
+    attachments.forget(entry)
+
+
+def check(container: State) -> list[str]:
+    """What the plugins' CHECK says of the container's CNI networks: a line for each that is not as it was made."""
+    out = []
+    for entry in container.networks:
+        if entry["kind"] == "cni":
+            attachment = cni.Attachment(entry["list"], entry["container"], entry["namespace"], entry["link"])
+            try:
+                attachment.check(entry.get("result") or {})
+            except JoeyError as error:
+                out.append(f"{entry['name']}: {error}")
+    return out
 
 
 def _leave_bridge(container: State, entry: dict[str, Any]) -> None:

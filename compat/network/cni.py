@@ -1,4 +1,4 @@
-"""CNI lists: found, and their plugins called. Source: CNI specification 1.0.0, sections 1 to 4.
+"""CNI lists: found, and their plugins called. Source: CNI specification 1.1.0, sections 1 to 4.
 
 A list and its plugins are the administrator's; what plugins answer is checked where it is used.
 """
@@ -109,6 +109,17 @@ class Attachment:
         for plugin in self.config["plugins"]:
             result = self._call("ADD", plugin, result)
         return result
+
+    def check(self, result: dict[str, Any]) -> None:
+        """Call each plugin's CHECK, in order, with the result of ADD. Raises JoeyError for what is not as it was made.
+
+        Versions before 0.4.0 have no CHECK, and a list may forbid it (disableCheck): nothing is called then.
+        """
+        version = tuple(int(part) if part.isdigit() else 0 for part in self.config["cniVersion"].split(".")[:2])
+        if version < (0, 4) or self.config.get("disableCheck") is True:
+            return
+        for plugin in self.config["plugins"]:
+            self._call("CHECK", plugin, result)
 
     def delete(self, result: dict[str, Any]) -> None:
         """Call each plugin's DEL, in reverse order, also after one has failed. Raises JoeyError for the first."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compat.errors import JoeyError, StateError
 from ...compat.files import read_text
+from ...runtime import network
 from ..inventory.take import take
 from ..sources.contract import Opened
 from ..trees.folder import FolderTree
@@ -67,6 +68,7 @@ def compare(container: Container, old: dict[str, Any]) -> list[Difference]:
     out += _services(container, old, new, fixes)
     out += _ports(old, control.listening(state.pid))
     out += _mounts(container, old)
+    out += [Difference("network", "as its CNI list says", line) for line in network.check(state)]
     out += _settings(container, old, new)
     return out
 

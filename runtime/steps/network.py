@@ -10,7 +10,7 @@ from binascii import crc32
 
 from ...compat import terminal
 from ...compat.errors import JoeyError, KernelError, UsageError
-from ...compat.network import cni, links, nat
+from ...compat.network import attachments, cni, links, nat
 from ...compat.network.leases import Leases
 from ...compat.network.words import SUBNET, Network
 from .. import log
@@ -99,11 +99,15 @@ class AttachNetworks(Step):
         path = cni.namespace_path(f"{name}-{network.link}")
         entry: dict[str, Any] = {"kind": "cni", "name": config["name"], "link": network.link, "list": config}
         entry.update({"container": name, "namespace": path})
-        self._record(entry)
+        with attachments.locked():
+            attachments.collect(log.warn)
+            self._record(entry)
+            attachments.keep(entry, self.state.folder)
         cni.keep_namespace(path, self.clone.pid)
         entry["result"] = cni.Attachment(config, name, path, network.link).add()
         entry["shown"] = ", ".join(cni.addresses(entry["result"]))
         self.state.save()
+        attachments.keep(entry, self.state.folder)
 
     def _to_bridge(self, network: Network, inside: links.Netlink, is_first: bool) -> None:
         port = f"jv{crc32(f'{self.state.folder} {network.link}'.encode()):08x}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from joey.compat.network import attachments
 
 from ..conftest import Change, MakeBundle, install
 from .host import BEYOND, Host
@@ -354,6 +357,48 @@ def test_a_cni_plugin_that_fails(host: Host, bundle: MakeBundle, cni: Callable[.
     assert done.returncode == 1
     assert "CNI plugin tuning ADD:" in done.stderr
     assert not list((tmp_path / "leases" / "shop").glob("10.*")), "the first one's ADD is undone"
+    host.call("ip", "link", "del", "cni7")
+
+
+@needs_plugins
+def test_what_plugins_gave_is_given_back_after_a_crash(
+    host: Host, bundle: MakeBundle, cni: Callable[..., None], tmp_path: Path
+) -> None:
+    cni(bridge_plugin(tmp_path))
+    first, second = host.id(), host.id()
+    host("run", "-d", "-b", str(bundle("sleep", "100")), "--network", "cni,name=shop", first)
+    host("kill", first, "KILL")
+    shutil.rmtree(Path(host.root, first))  # as a host that starts anew has it: no state, and the plugins' leases
+    host("run", "-d", "-b", str(bundle("sleep", "100")), "--network", "cni,name=shop", second)
+    (lease,) = (tmp_path / "leases" / "shop").glob("10.*")
+    assert lease.read_text().startswith(second)
+    records = host.call("ls", attachments.FOLDER)
+    assert second in records
+    assert first not in records
+    assert first not in host.call("ls", "/run/netns")
+    host("delete", "--force", second)
+    assert second not in host.call("ls", attachments.FOLDER)
+    host.call("ip", "link", "del", "cni7")
+
+
+CHECK = """import sys
+from joey.runtime import network, state
+print(network.check(state.load(*sys.argv[1:])))
+"""
+
+
+@needs_plugins
+def test_cni_check_tells_what_is_not_as_it_was_made(
+    host: Host, bundle: MakeBundle, cni: Callable[..., None], tmp_path: Path
+) -> None:
+    cni(bridge_plugin(tmp_path))
+    name = host.id()
+    folder = bundle("sleep", "100", change=with_raw)
+    host("run", "-d", "-b", str(folder), "--network", "cni,name=shop", name)
+    assert host.call(sys.executable, "-c", CHECK, str(host.root), name) == "[]\n"
+    host("exec", name, "ip", "address", "flush", "dev", "eth0")
+    assert "shop: CNI plugin bridge CHECK" in host.call(sys.executable, "-c", CHECK, str(host.root), name)
+    host("delete", "--force", name)
     host.call("ip", "link", "del", "cni7")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ....compat.errors import JoeyError
+from ....compat.network import attachments
 from ....runtime.options import Arguments, Command, Option
 from .. import control
 from ..store import RUNNING, Container
@@ -13,6 +15,9 @@ from .shared import STORE, store_of
 
 def run(arguments: Arguments) -> int:
     failed = 0
+    if os.geteuid() == 0 and os.path.isdir(attachments.FOLDER):  # what those of before a crash had of CNI plugins
+        with attachments.locked():
+            attachments.collect(lambda text: print(f"joey: warning: {text}", file=sys.stderr))
     # those that share another's network come after it
     for container in sorted(store_of(arguments).all(), key=_shares):
         try:

@@ -65,7 +65,8 @@ COMMAND = Command(
     ),
     detail=(
         "Distribution, packages, accounts, groups, sudo, cron, services that run, ports that are listened on, mounts,\n"
-        "kernel settings as they are seen inside, other settings. Exit status 1 where a difference is not explained."
+        "kernel settings as they are seen inside, other settings, and CHECK of CNI\n"
+        "plugins. Exit status 1 where a difference is not explained."
     ),
     examples=("joey migrate inspect shop.vmdk --json >shop.json", "joey rich verify --against shop.json shop"),
 )
