@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..compat.errors import JoeyError
 from ..compat.files import write_atomically
-from .recipe.text import load_yaml
+from .yamltext import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...compat.errors import JoeyError
 from ..image import compress
 from ..sizes import parse_size, shown_size
+from ..yamltext import Reader
 from .model import VERSION, Exclude, ImageSettings, Recipe
 from .rules import BY_NAME, RULES, pattern
 
@@ -25,57 +26,10 @@ class RecipeError(JoeyError):
     slug = "recipe"
 
 
-class _Reader:
-    """Nodes of YAML as values of the kinds a recipe has."""
+class _Reader(Reader):
+    """With the kinds of values that only a recipe has."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def fail(self, node: Any, message: str, hint: str = "") -> RecipeError:
-        return RecipeError(f"{self.name}:{node.start_mark.line + 1}: {message}", hint)
-
-    def mapping(self, node: Any, readers: dict[str, Callable[[Any], None]], what: str) -> None:
-        """Give the value of each key to its reader. Unknown keys and keys that come twice are errors."""
-        from yaml import MappingNode
-
-        if not isinstance(node, MappingNode):
-            raise self.fail(node, f"{what} is a mapping of keys and values")
-        seen = set()
-        for key, value in node.value:
-            word = str(key.value)
-            if word not in readers:
-                raise self.fail(key, f"{what} has no key {word!r}", "keys: " + ", ".join(readers))
-            if word in seen:
-                raise self.fail(key, f"{word!r} is there twice")
-            seen.add(word)
-            readers[word](value)
-
-    def text(self, node: Any, what: str) -> str:
-        from yaml import ScalarNode
-
-        if not isinstance(node, ScalarNode) or node.tag == "tag:yaml.org,2002:null":
-            raise self.fail(node, f"{what} is a text")
-        value = str(node.value)
-        if "\0" in value:
-            raise self.fail(node, f"{what} has a zero byte in it")
-        return value
-
-    def switch(self, node: Any, what: str) -> bool:
-        from yaml import ScalarNode
-
-        if not isinstance(node, ScalarNode) or node.tag != "tag:yaml.org,2002:bool":
-            raise self.fail(node, f"{what} is yes or no")
-        return str(node.value).lower() in ("yes", "true", "on")
-
-    def items(self, node: Any, what: str) -> list[Any]:
-        from yaml import SequenceNode
-
-        if not isinstance(node, SequenceNode):
-            raise self.fail(node, f"{what} is a list")
-        return list(node.value)
-
-    def texts(self, node: Any, what: str) -> list[str]:
-        return [self.text(item, f"an item of {what}") for item in self.items(node, what)]
+    error = RecipeError
 
     def pattern(self, node: Any, what: str) -> str:
         value = self.text(node, what)
@@ -94,35 +48,13 @@ class _Reader:
         return found
 
 
-def load_yaml() -> Any:
-    """The YAML library. Raises JoeyError on a host that has nothing but the kit."""
-    try:
-        import yaml
-    except ImportError:
-        raise JoeyError("PyYAML is not in this Python", "migrate from a machine with `pip install joey`") from None
-    return yaml
-
-
 def parse(data: str, name: str) -> Recipe:
     """A recipe's text. `name` is the file's, for messages. Raises RecipeError."""
-    yaml = load_yaml()
-    if len(data) > _LARGEST:
-        raise RecipeError(f"{name}: a recipe of more than {_LARGEST} bytes")
-    try:
-        for event in yaml.parse(data, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                line = getattr(event.start_mark, "line", 0) + 1
-                raise RecipeError(f"{name}:{line}: a recipe has no aliases")
-        node = yaml.compose(data, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = getattr(error.problem_mark or error.context_mark, "line", 0) + 1
-        raise RecipeError(f"{name}:{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{name}: {error}") from None
+    read = _Reader(name)
+    node = read.root(data, _LARGEST, "a recipe")
     if node is None:
         raise RecipeError(f"{name} is empty", "joey migrate plan SOURCE writes a recipe")
     recipe = Recipe()
-    read = _Reader(name)
     read.mapping(
         node,
         {
