@@ -5,6 +5,6 @@ from setuptools import find_packages, setup
 setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"joey": ["py.typed"]},
+    package_data={"joey": ["py.typed", "migrate/fleet/there/*"]},
     scripts=["runtime/bin/joey"],
 )

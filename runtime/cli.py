@@ -38,6 +38,9 @@ COMMANDS = {
         "features": ("features", "print what joey can do on this machine, as the runtime-spec asks"),
         "version": ("version", "print the version"),
     },
+    "look after many hosts": {
+        "fleet": ("migrate.fleet.commands.fleet", "look at many hosts over SSH, and say what runs on them"),
+    },
     "move machines": {
         "migrate": ("migrate.commands.migrate", "make an image of a machine's disks or an application's files"),
         "image": ("migrate.commands.image", "look at images, check, unpack and move them"),

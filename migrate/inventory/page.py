@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import math
 from typing import TYPE_CHECKING
 
+from ..pages import STYLE, safe
 from ..sizes import shown_size
 
 if TYPE_CHECKING:
@@ -15,21 +15,15 @@ if TYPE_CHECKING:
 
 _MOST = 300  # rows of a table
 _WIDTH, _HEIGHT = 1000.0, 420.0
-_STYLE = """
-:root{--ink:#1d2733;--dim:#5b6b7c;--line:#d8dee5;--paper:#fff;--soft:#f4f6f8;--good:#1f7a4d;--fair:#a76a00;--bad:#b3261e}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--dim:#9fb0c0;--line:#33404d;--paper:#141a21;--soft:#1c242d;
---good:#5cc48f;--fair:#e0a84a;--bad:#ff8a80}}
-*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1060px;margin:0 auto;padding:1.5rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+_STYLE = (
+    STYLE
+    + """
 .top{display:flex;gap:1.5rem;align-items:center;flex-wrap:wrap}.score{font-size:2.6rem;font-weight:700;line-height:1}
-.score small{font-size:1rem;font-weight:400;color:var(--dim)}.good{color:var(--good)}.fair{color:var(--fair)}
-.bad{color:var(--bad)}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
-th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
-th{color:var(--dim);font-weight:600;white-space:nowrap}tr:hover td{background:var(--soft)}
+.score small{font-size:1rem;font-weight:400;color:var(--dim)}td{overflow-wrap:anywhere}summary{color:var(--dim)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:1rem 0}dt{color:var(--dim)}dd{margin:0}
-svg{width:100%;height:auto;display:block}svg text{fill:#fff;font:12px system-ui,sans-serif}p.dim{color:var(--dim)}
-details>summary{cursor:pointer;color:var(--dim)}@media print{details{display:block}main{padding:0}}
+svg{width:100%;height:auto;display:block}svg text{fill:#fff;font:12px system-ui,sans-serif}
 """
+)
 _COLOURS = ("#2f5d8a", "#3f7d6e", "#7a5c9e", "#9a6b2f", "#8a3f4d", "#4f6d3a", "#456", "#735046")
 
 
@@ -48,11 +42,11 @@ def page(found: Inventory) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{_safe(found.source)}: fit for a container {found.score}/10</title><style>{_STYLE}</style><main>",
+        f"<title>{safe(found.source)}: fit for a container {found.score}/10</title><style>{_STYLE}</style><main>",
         f"<div class=top><div class='score {kind}'>{found.score}<small> / 10</small></div>",
-        f"<div><h1>{_safe(found.hostname or found.source)}</h1>How well {_safe(found.source)} fits into a container",
+        f"<div><h1>{safe(found.hostname or found.source)}</h1>How well {safe(found.source)} fits into a container",
         "</div></div><dl>",
-        *(f"<dt>{name}</dt><dd>{_safe(value)}</dd>" for name, value in facts if value),
+        *(f"<dt>{name}</dt><dd>{safe(value)}</dd>" for name, value in facts if value),
         "</dl>",
         _rules(found),
         "<h2>Sizes</h2>",
@@ -71,23 +65,18 @@ def page(found: Inventory) -> str:
         _table("Hardware and start-up services", "name kind", ((s.name, s.kind) for s in found.services if s.hardware)),
         _table("Packages", "name version architecture",
                ((p["name"], p["version"], p["architecture"]) for p in found.packages)),
-        *(f"<p class=dim>{_safe(note)}</p>" for note in found.notes),
+        *(f"<p class=dim>{safe(note)}</p>" for note in found.notes),
         "</main></html>",
     ]  # fmt: skip
     return "\n".join(part for part in parts if part) + "\n"
-
-
-def _safe(text: str) -> str:
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return html.escape(shown)
 
 
 def _rules(found: Inventory) -> str:
     if not found.rules:
         return "<p>No rule takes anything away.</p>"
     rows = "".join(
-        f"<tr><td class={'bad' if rule['kind'] == 'blocker' else 'fair'}>{_safe(str(rule['kind']))}"
-        f"<td>{_safe(str(rule['why']))}<td>-{rule['takes']}"
+        f"<tr><td class={'bad' if rule['kind'] == 'blocker' else 'fair'}>{safe(str(rule['kind']))}"
+        f"<td>{safe(str(rule['why']))}<td>-{rule['takes']}"
         for rule in found.rules
     )
     return (
@@ -99,7 +88,7 @@ def _table(title: str, header: str, rows: Iterable[Sequence[str]]) -> str:
     lines = list(rows)
     if not lines:
         return ""
-    body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}" for cell in row) for row in lines[:_MOST])
+    body = "".join("<tr>" + "".join(f"<td>{safe(cell)}" for cell in row) for row in lines[:_MOST])
     head = "".join(f"<th>{word}" for word in header.split())
     more = f"<p class=dim>and {len(lines) - _MOST} more</p>" if len(lines) > _MOST else ""
     table = f"<div class=scroll><table><tr>{head}{body}</table></div>{more}"
@@ -160,14 +149,14 @@ def _svg(boxes: list[tuple[float, float, float, float, str, int]]) -> str:
     for x, y, width, height, path, size in boxes:
         top = path.split("/")[1] if path.startswith("/") else path
         colour = _COLOURS[tops.index(top) % len(_COLOURS)]
-        title = f"{_safe(path)}: {shown_size(size)}"
+        title = f"{safe(path)}: {shown_size(size)}"
         parts.append(
             f'<g><title>{title}</title><rect x="{x:.1f}" y="{y:.1f}" width="{max(width - 1.5, 0.5):.1f}" '
             f'height="{max(height - 1.5, 0.5):.1f}" fill="{colour}" rx="2"/>'
         )
         if width > 70 and height > 20:
             name = path if len(path) * 7 < width else path[: int(width / 7) - 1] + "…"
-            parts.append(f'<text x="{x + 6:.1f}" y="{y + 15:.1f}">{_safe(name)}</text>')
+            parts.append(f'<text x="{x + 6:.1f}" y="{y + 15:.1f}">{safe(name)}</text>')
             if height > 36:
                 parts.append(f'<text x="{x + 6:.1f}" y="{y + 31:.1f}" opacity=".75">{shown_size(size)}</text>')
         parts.append("</g>")

@@ -156,7 +156,8 @@ def _knob(controller: str, *names: str) -> Callable[[], Answer]:
     return attempt
 
 
-for _feature, _controller_name, _names, _cost in (
+# feature, controller, the file's names, what its absence costs
+KNOBS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("cgroup.cpu.quota", "cpu", ("cpu.cfs_quota_us", "cpu.max"), "CPU shares only, no hard limit"),
     ("cgroup.cpu.burst", "cpu", ("cpu.cfs_burst_us", "cpu.max.burst"), "cpu.burst is refused"),
     ("cgroup.cpu.idle", "cpu", ("cpu.idle",), "cpu.idle is refused"),
@@ -169,7 +170,9 @@ for _feature, _controller_name, _names, _cost in (
     ("cgroup.memory.oom-control", "memory", ("memory.oom_control", "memory.events"), "no news of memory kills"),
     ("cgroup.blkio.throttle", "blkio", ("blkio.throttle.read_bps_device", "io.max"), "no disk bandwidth limit"),
     ("cgroup.blkio.weight", "blkio", ("blkio.weight", "blkio.bfq.weight", "io.weight"), "no disk weight"),
-):
+)
+
+for _feature, _controller_name, _names, _cost in KNOBS:
     GROUP.probe(_feature, " or ".join(_names), _cost)(_knob(_controller_name, *_names))
 
 

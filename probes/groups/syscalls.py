@@ -100,7 +100,7 @@ def _known(name: str, args: tuple[int | bytes | None, ...]) -> Callable[[], Answ
         result = call(name, *args)
         if result == -errno.ENOSYS:
             raise Answered("absent", "ENOSYS")
-        if result == -errno.EPERM and name not in _EPERM_MEANS_KNOWN:
+        if result == -errno.EPERM and name not in EPERM_MEANS_KNOWN:
             raise Answered("blocked", "EPERM")
         return errno_name(-result) if result < 0 else str(result)
 
@@ -108,7 +108,7 @@ def _known(name: str, args: tuple[int | bytes | None, ...]) -> Callable[[], Answ
 
 
 # Calls that check privilege before their arguments: EPERM comes from the kernel's own code.
-_EPERM_MEANS_KNOWN = ("fanotify_init", "open_by_handle_at", "finit_module", "kexec_file_load", "bpf", "perf_event_open",
+EPERM_MEANS_KNOWN = ("fanotify_init", "open_by_handle_at", "finit_module", "kexec_file_load", "bpf", "perf_event_open",
                       "userfaultfd", "open_tree", "fsopen", "fsmount", "fspick", "move_mount", "memfd_secret",
                       "io_uring_setup", "quotactl_fd", "clock_adjtime")  # fmt: skip
 

@@ -1,0 +1,34 @@
+"""`joey fleet`: many hosts from one desk."""
+
+from __future__ import annotations
+
+from ....runtime.options import Command
+
+
+def _verb(module: str, summary: str) -> tuple[str, str]:
+    return f"migrate.fleet.commands.{module}", summary
+
+
+COMMAND = Command(
+    "fleet",
+    "look at many hosts over SSH, and say what runs on them",
+    None,
+    verbs={
+        "probe": _verb("probe", "ask every host what its kernel can do; nothing is installed there"),
+        "show": _verb("show", "show what is known of the hosts, as a table or as a page"),
+        "check": _verb("check", "say on which hosts an image would run, and why not"),
+        "deploy": _verb("deploy", "bring the host kit to hosts, or go back to the one before"),
+        "exec": _verb("exec", "run a command on hosts"),
+    },
+    detail=(
+        "Hosts are named on the command line, or in a file: --hosts FILE, fleet.yaml in this folder, or - for\n"
+        "standard input. SSH is as your ssh_config, agent and keys have it; host keys are always checked.\n"
+        "A host that is down or slow is told, and the rest goes on: exit status 1 then, 0 where all went well."
+    ),
+    examples=(
+        "joey fleet probe root@db1 web1 web2",
+        "joey fleet probe --hosts fleet.yaml 'web*' '!web7'",
+        "joey fleet check oci:images:shop",
+        "joey fleet show --html fleet.html",
+    ),
+)

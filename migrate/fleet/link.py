@@ -1,0 +1,280 @@
+"""One host over SSH, by fabric: the user's ssh_config, agent and keys; its host key is always checked.
+
+Servers as old as CentOS 6's OpenSSH 5.3 sign with SHA-1 only. paramiko before 4 still speaks that: that is why it is
+held there (docs/notes/0010-fleets.md).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from ...compat.errors import JoeyError
+from ...runtime.tables import plain
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .hosts import Host
+
+_LARGEST = 64 << 20  # of what a command there prints
+_ERRORS = 1 << 16
+_CHUNK = 1 << 16
+# a terminal mixes output and errors, and whatever sudo says: what a command prints there is between these
+_READY, _BEGIN, _END = b"joey-is-ready\r\n", b"joey-begins\r\n", b"\njoey-ended\r\n"
+_APART = (
+    "exec 3>&1; printf 'joey-begins\\r\\n'; e=$({ %s\n} 2>&1 >&3 3>&-); s=$?; "
+    "printf '\\njoey-ended\\r\\n%%s' \"$e\"; exit $s"
+)
+_KNOWN = ("/etc/ssh/ssh_known_hosts", "~/.ssh/known_hosts", "~/.ssh/known_hosts2")
+
+
+class LinkError(JoeyError):
+    """A host can't be reached, or a command there failed."""
+
+    slug = "ssh"
+
+
+class Done(NamedTuple):
+    """A command that came to an end; `status` is -1 where a signal ended it."""
+
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """The last line of its complaints."""
+        lines = [line.strip() for line in self.err.splitlines() if line.strip()]
+        return plain(lines[-1])[:300] if lines else f"status {self.status}"
+
+
+class Way(NamedTuple):
+    """How hosts are reached: an ssh_config instead of the user's ("" for that), seconds to wait for an answer."""
+
+    config: str = ""
+    patience: int = 10
+
+
+class Link:
+    """A connection to one host, to be used as a context. All its work ends by `deadline`, of time.monotonic()."""
+
+    def __init__(self, host: Host, way: Way, deadline: float) -> None:
+        self.host = host
+        self.notes: list[str] = []
+        self._way = way
+        self._deadline = deadline
+        self._connection: Any = None
+        self._sudo = ""  # "", "plain" or "terminal"
+
+    def __enter__(self) -> Self:
+        self._connect()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Also from another thread: whatever waits there ends with an error."""
+        if self._connection is not None:
+            try:
+                self._connection.client.close()
+            except Exception:
+                return  # it was half open
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise LinkError(f"not done within {self.host.timeout} s", "timeout: in the fleet's file, or --timeout")
+        return left
+
+    def _connect(self) -> None:
+        fabric, paramiko = libraries()
+        try:
+            try:
+                self._open(fabric, paramiko, {})
+            except (paramiko.AuthenticationException, ValueError):  # a refused RSA key is tried as one of DSA, too
+                # servers before OpenSSH 7.2 know no other signature of an RSA key than SHA-1's
+                self.close()
+                self._open(fabric, paramiko, {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]})
+                self.notes.append("its SSH server takes only SHA-1 signatures, and they were used")
+        except paramiko.BadHostKeyException:
+            hint = "if it was installed anew, remove the old key: ssh-keygen -R HOST; else somebody is between"
+            raise LinkError("its host key is not the one that is known", hint) from None
+        except paramiko.PasswordRequiredException:
+            raise LinkError("the key is encrypted", "ssh-add it to an agent") from None
+        except (paramiko.AuthenticationException, ValueError):
+            hint = "it must let you in without a password: ssh-copy-id, or an agent"
+            raise LinkError("it does not let us in", hint) from None
+        except paramiko.SSHException as error:
+            text = str(error)
+            if "not found in known_hosts" in text:
+                hint = "check its key, then: ssh-keyscan HOST >>~/.ssh/known_hosts"
+                raise LinkError("its host key is not known", hint) from None
+            raise LinkError(plain(text)[:300] or type(error).__name__, "is it an SSH server?") from None
+        except (OSError, EOFError) as error:
+            raise LinkError(_of_socket(error), "is the host up, and its name right?") from None
+
+    def _open(self, fabric: Any, paramiko: Any, without: dict[str, list[str]]) -> None:
+        host = self.host
+        given = {"runtime_ssh_path": self._way.config} if self._way.config else {}
+        config = fabric.Config(**given)
+        connect: dict[str, Any] = {
+            "timeout": min(self._way.patience, self._left()),
+            "banner_timeout": self._way.patience,
+            "auth_timeout": max(self._way.patience, 15),
+        }
+        if host.key:
+            connect["key_filename"] = os.path.expanduser(host.key)
+        if without:
+            connect["disabled_algorithms"] = without
+        self._connection = fabric.Connection(
+            host.address or host.name, user=host.user or None, port=host.port or None, config=config,
+            connect_kwargs=connect,
+        )  # fmt: skip
+        _check_keys(self._connection, paramiko)
+        self._connection.open()
+        self._connection.transport.set_keepalive(15)
+
+    def run(self, command: str, stdin: bytes = b"", limit: int = _LARGEST) -> Done:
+        """A command for sh there, as the user who logs in. Raises LinkError where it does not come to an end."""
+        return self._run(f"exec sh -c {shlex.quote(command)}", stdin, limit, terminal=False)
+
+    def become_root(self) -> bool:
+        """Find a way to be root there; whether there is one. A host that says `sudo: no` has none but its user's."""
+        if self._sudo:
+            return True
+        if self.run("id -u").out.strip() == b"0":
+            return True
+        if self.host.sudo is False:
+            return False
+        for way in ("plain", "terminal"):  # sudoers of CentOS 6 have requiretty
+            self._sudo = way
+            done = self.run_as_root("id -u")
+            if done.status == 0 and done.out.strip() == b"0":
+                return True
+        self._sudo = ""
+        return False
+
+    def run_as_root(self, command: str, stdin: bytes = b"", limit: int = _LARGEST) -> Done:
+        """The same as root, after `become_root`."""
+        if not self._sudo:
+            return self.run(command, stdin, limit)
+        words = f"sudo -n -- sh -c {shlex.quote(command)}"
+        if self._sudo == "plain":
+            return self.run(f"exec {words}", stdin, limit)
+        # a terminal neither ends its input nor keeps bytes as they are: raw, and so many bytes of it
+        words = f"sudo -n -- sh -c {shlex.quote(_APART % command)}"
+        script = f"stty raw -echo; printf 'joey-is-ready\\r\\n'; head -c {len(stdin)} | {words}"
+        done = self._run(f"exec sh -c {shlex.quote(script)}", stdin, limit, terminal=True)
+        before, begun, out = done.out.partition(_BEGIN)
+        if not begun:
+            return Done(done.status or 1, b"", before.decode("utf-8", "replace"))
+        out, _, err = out.rpartition(_END)
+        return Done(done.status, out, err.decode("utf-8", "replace"))
+
+    def _run(self, command: str, stdin: bytes, limit: int, terminal: bool) -> Done:
+        _, paramiko = libraries()
+        try:
+            channel = self._connection.transport.open_session(timeout=self._left())
+            with channel:
+                if terminal:
+                    channel.get_pty(width=4096)
+                channel.exec_command(command)
+                return self._talk(channel, stdin, limit, terminal)
+        except (paramiko.SSHException, OSError, EOFError, AttributeError) as error:
+            self._left()
+            raise LinkError(f"the connection broke: {plain(str(error))[:200] or type(error).__name__}") from None
+
+    def _talk(self, channel: Any, stdin: bytes, limit: int, terminal: bool) -> Done:
+        out, err = bytearray(), bytearray()
+        ready = not terminal
+        feeder: threading.Thread | None = None
+        while True:
+            if ready and feeder is None:
+                feeder = threading.Thread(target=_feed, args=(channel, stdin, not terminal), daemon=True)
+                feeder.start()
+            while channel.recv_ready():
+                out += channel.recv(_CHUNK)
+            while channel.recv_stderr_ready():
+                err += channel.recv_stderr(_CHUNK)
+                del err[:-_ERRORS]
+            if len(out) > limit:
+                raise LinkError(f"a command there printed more than {limit >> 20} MiB")
+            if not ready and _READY in out:
+                del out[: out.index(_READY) + len(_READY)]
+                ready = True
+                continue
+            if channel.exit_status_ready() and channel.eof_received:
+                break
+            if channel.closed:
+                raise LinkError("the connection broke")
+            select.select([channel.fileno()], [], [], min(self._left(), 0.2))
+        while channel.recv_ready():
+            out += channel.recv(_CHUNK)
+        while channel.recv_stderr_ready():
+            err += channel.recv_stderr(_CHUNK)
+        return Done(channel.recv_exit_status(), bytes(out), err[-_ERRORS:].decode("utf-8", "replace"))
+
+    def send(self, data: bytes, command: str) -> None:
+        """Give bytes to a command of root there. Raises LinkError where it fails."""
+        done = self.run_as_root(command, data)
+        if done.status:
+            raise LinkError(f"it did not take what was sent: {done.reason}")
+
+
+def script(name: str, *words: str) -> str:
+    """A script of there/ for sh, with its words."""
+    return f"set -- {shlex.join(words)}\n{(Path(__file__).parent / 'there' / name).read_text()}"
+
+
+def libraries() -> tuple[Any, Any]:
+    """(fabric, paramiko). Raises LinkError on a host that has nothing but the kit."""
+    try:
+        import fabric
+        import paramiko
+    except ImportError:
+        hint = "look after fleets from a desk with `pip install joey`"
+        raise LinkError("fabric is not in this Python", hint) from None
+    return fabric, paramiko
+
+
+def _check_keys(connection: Any, paramiko: Any) -> None:
+    """Have a connection, and those that it goes through, take known host keys only: fabric takes any."""
+    while connection is not None and not isinstance(connection, str):
+        client = connection.client
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        given = connection.ssh_config.get("userknownhostsfile", "").split()
+        for path in (*_KNOWN[:1], *(given or _KNOWN[1:])):
+            place = os.path.expanduser(path.strip('"'))
+            if os.path.isfile(place):
+                client.load_system_host_keys(place)
+        connection = connection.gateway
+
+
+def _feed(channel: Any, data: bytes, ends: bool) -> None:
+    try:
+        channel.sendall(data)
+        if ends:
+            channel.shutdown_write()
+    except (OSError, EOFError):
+        return  # the command ended without reading all of it
+
+
+def _of_socket(error: BaseException) -> str:
+    inner = getattr(error, "errors", None)  # paramiko: one for each address that was tried
+    if isinstance(inner, dict) and inner:
+        error = next(iter(inner.values()))
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    if isinstance(error, socket.gaierror):
+        return "its name is not known"
+    return getattr(error, "strerror", "") or plain(str(error))[:200] or type(error).__name__

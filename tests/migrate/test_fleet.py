@@ -1,0 +1,348 @@
+"""`joey fleet`: real sshd hosts of several kinds, looked at from a desk."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from joey.compat.errors import JoeyError
+from joey.migrate.fleet import hosts, looking
+from joey.probes.run import probe_machine
+
+from ..conftest import Joey
+from .fleets import OLD, Desk, debian
+
+pytestmark = pytest.mark.timeout(900)  # the first run makes root file systems
+
+FLEET = """
+defaults: {user: root, timeout: 60}
+hosts:
+  web[08-10].example.com: {port: 2222}
+  db1: {address: 10.0.0.7, user: admin, sudo: no}
+groups:
+  web: {hosts: ["web*"], key: ~/.ssh/web, timeout: 90}
+  old: {groups: [web], hosts: [db1]}
+"""
+
+
+def test_a_file_of_hosts() -> None:
+    fleet = hosts.parse(FLEET, "fleet.yaml")
+    assert list(fleet.hosts) == ["web08.example.com", "web09.example.com", "web10.example.com", "db1"]
+    web = fleet.hosts["web09.example.com"]
+    assert (web.port, web.user, web.key, web.timeout, web.groups) == (2222, "root", "~/.ssh/web", 90, ("web", "old"))
+    assert fleet.hosts["db1"].sudo is False
+    for words, count in (
+        (["web"], 3),
+        (["old", "!web*"], 1),
+        ([], 4),
+        (["!db1"], 3),
+        (["web1*", "db1"], 2),
+        (["all"], 4),
+    ):
+        assert len(fleet.select(words)) == count, words
+    (other,) = fleet.select(["ann@10.1.2.3:2200"])
+    assert (other.name, other.address, other.user, other.port) == ("10.1.2.3:2200", "10.1.2.3", "ann", 2200)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("hosts: [a, a]", "f:1: a is there twice"),
+        ("hosts:\n  a: {prot: 22}", "f:2: host a has no key 'prot'"),
+        ("hosts:\n  a: {port: 99999}", "f:2: port is a whole number, 1 to 65535"),
+        ("hosts:\n  a: {kit: /opt/$(id)}", "can't be the kit"),
+        ("hosts: ['-oProxyCommand=x']", "no host's name"),
+        ("hosts: ['../../x']", "no host's name"),
+        ("hosts: [a]\ngroups:\n  g: {hosts: [b]}", "f:3: group g: there is no host 'b'"),
+        ("hosts: [a]\ngroups:\n  g: {groups: [h]}\n  h: {groups: [g]}", "group g is in itself: g > h > g"),
+        ("hosts: [a]\ngroups: {a: [a]}", "a is a host and a group"),
+        ("hosts: ['a[1-999999999]']", "not a range"),
+        ("hosts: &x [a]\ngroups: {g: *x}", "no aliases"),
+        ("defaults: {user: root}", "it has no hosts"),
+    ],
+)
+def test_a_file_that_is_off(text: str, said: str) -> None:
+    with pytest.raises(JoeyError) as raised:
+        hosts.parse(text, "f")
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("word", ["", "a b", "-x", "x:0", "x:99999", "@x", "a;b", "[::1"])
+def test_a_word_that_is_no_host(word: str, joey: Joey) -> None:
+    assert joey("fleet", "probe", word, check=False).returncode in (1, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "[]", "{", '{"findings": []}', '{"findings": {"x": ["works", "", {}]}}',
+        '{"findings": {"overlay": ["fine", "", {}]}, "machine": {}, "key": {}}',
+        '{"findings": {"overlay": ["works", 7, {}]}, "machine": {}, "key": {}}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_what_a_host_answers_is_not_trusted(text: str) -> None:
+    with pytest.raises(JoeyError):
+        looking.collected(text.encode())
+
+
+# what depends on the root file system, on programs there, or on what joey was started by
+NOT_OF_THE_KERNEL = (
+    "kernel.",
+    "fuse.",
+    "lxcfs",
+    "criu",
+    "newuidmap",
+    "mount.idmapped",
+    "interpreter.copy",
+    "userns.many-ids",
+)
+FILES = "find / -xdev -path /run -prune -o -newer /etc/ssh/host -print | sort"
+
+
+@pytest.fixture(scope="module")
+def roots() -> dict[str, Path]:
+    ssh = ("openssh-server", "sudo")
+    return {
+        "memory": debian("bookworm", *ssh, "python3"),
+        "collector": debian("bullseye", *ssh, "python2"),
+        "sh": debian("bookworm", *ssh),
+    }
+
+
+@pytest.fixture
+def desk(tmp_path: Path, joey: Joey) -> Iterator[Desk]:
+    made = Desk(tmp_path / "desk", joey)
+    yield made
+    made.close()
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_each_way_finds_what_joey_finds(desk: Desk, roots: dict[str, Path]) -> None:
+    addresses = {name: desk.add(name, root) for name, root in roots.items()}
+    desk.wait()
+    before = {name: desk.inside(name, FILES) for name in roots}
+    told = desk.json("probe", *addresses.values())
+    assert {name: desk.inside(name, FILES) for name in roots} == before
+    here = probe_machine().findings
+    for (name, address), row in zip(addresses.items(), told["hosts"], strict=True):
+        assert row["by"].startswith(name), row
+        assert row["uid"] == "0"
+        report = json.loads((desk.folder / "store/reports" / f"{address}.json").read_text())
+        differ = {
+            feature: (finding["state"], here[feature].state)
+            for feature, finding in report["findings"].items()
+            if finding["state"] != here[feature].state and not feature.startswith(NOT_OF_THE_KERNEL)
+        }  # fmt: skip
+        assert not differ, (name, differ)
+        assert report["machine"]["host"] == name
+        assert row["mechanisms"]["userns"] == ("native" if name != "sh" else row["mechanisms"]["userns"])
+    assert [row["untried"] for row in told["hosts"]] == sorted(row["untried"] for row in told["hosts"])
+    assert told["hosts"][1]["untried"] < 100
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_hosts_that_are_off_stop_nobody(desk: Desk, roots: dict[str, Path]) -> None:
+    good = desk.add("good", roots["sh"])
+    old = desk.add("old", roots["sh"], *OLD)
+    cut = desk.add("cut", roots["sh"])
+    slow = desk.add("slow", roots["sh"], setup="echo 'sleep 100' >/usr/bin/id; chmod 755 /usr/bin/id")
+    stranger = desk.add("stranger", roots["sh"], known=False)
+    locked = desk.add("locked", roots["sh"], setup="rm /root/.ssh/authorized_keys")
+    desk.wait()
+    other = (desk.folder / "key.pub").read_text().split()
+    changed = desk.add("changed", roots["sh"], known=False)
+    desk.known.write_text(desk.known.read_text() + f"{changed} {other[0]} {other[1]}\n")
+    desk.wait()
+    desk.cut("cut")
+    begun = time.monotonic()
+    words = (good, old, cut, slow, stranger, locked, changed, "10.99.0.254:9")
+    done = desk.fleet("probe", *words, "--connect-timeout", "4", "--timeout", "8", "--json", status=1)
+    assert time.monotonic() - begun < 30
+    rows = {row["host"]: row for row in json.loads(done.stdout)["hosts"]}
+    assert list(rows) == [
+        good,
+        old,
+        cut,
+        slow,
+        stranger,
+        locked,
+        changed,
+        "10.99.0.254:9",
+    ]
+    assert rows[good]["error"] == rows[old]["error"] == ""
+    assert f"{old}: its SSH server takes only SHA-1 signatures" in done.stderr
+    for host, said in (
+        (cut, "No route to host"),
+        (slow, "not done within 8 s"),
+        (stranger, "its host key is not known"),
+        (locked, "it does not let us in"),
+        (changed, "its host key is not the one that is known"),
+        ("10.99.0.254:9", "refused"),
+    ):
+        assert said in rows[host]["error"], (host, rows[host]["error"])
+    assert "6 of 8 hosts could not be probed" in done.stderr
+    assert len(desk.json("show")["hosts"]) == 2
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_root_by_sudo(desk: Desk, roots: dict[str, Path]) -> None:
+    """Without a password; with CentOS 6's requiretty; and where there is none, as the user."""
+    line = "echo 'ann ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ann"
+    plain = desk.add("plain", roots["collector"], setup=line)
+    tty = desk.add("tty", roots["collector"], setup=f"{line}; echo 'Defaults requiretty' >/etc/sudoers.d/tty")
+    none = desk.add("none", roots["collector"])
+    desk.wait()
+    told = desk.json("probe", *(f"ann@{address}" for address in (plain, tty, none)))
+    assert [row["uid"] for row in told["hosts"]] == ["0", "0", "1000"]
+    assert {row["by"].partition(",")[0] for row in told["hosts"]} == {"collector"}
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_an_image_is_judged_for_every_host(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    address = desk.add("one", roots["collector"])
+    desk.wait()
+    desk.fleet("probe", address)
+    for name in ("centos6-2.6.32", "vanilla-2.6.32"):
+        report = Path(__file__).parent.parent / "data/reports" / f"{name}.json"
+        (desk.folder / "store/reports" / f"{name}.json").write_text(report.read_text())
+    told = desk.json("check", str(roots["sh"]), status=None)
+    verdicts = {row["name"]: row for row in told["hosts"]}
+    assert verdicts[address]["verdict"].startswith("runs")
+    assert verdicts["centos6-2.6.32"]["mechanisms"]["glibc"] in ("rewritten-libc", "tracer")
+    target = tmp_path / "fleet.html"
+    desk.fleet("show", "--html", str(target))
+    text = target.read_text()
+    assert "2.6.32-642.el6" in text
+    assert "3 hosts, 3 kernels" in text
+    assert "default-src 'none'" in text
+    table = desk.fleet("show").stdout
+    assert "centos6-2.6.32" in table
+
+
+def make_kit(folder: Path, version: str, runs: bool = True, size: int = 1000) -> Path:
+    """A kit whose joey is a script: what a deployment does with a kit is the same for any."""
+    tree = folder / f"kit-{version}"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "lib").mkdir()
+    (tree / "bin/joey").write_text(f"#!/bin/sh\necho joey {version}; exit {0 if runs else 1}\n")
+    (tree / "bin/joey").chmod(0o755)
+    (tree / "lib/same").write_text("the same in each\n" * size)
+    (tree / f"lib/only-{version}").write_text(version)
+    (tree / "lib/other").write_bytes(os.urandom(size * 100))
+    sums = subprocess.run("find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum", shell=True, cwd=tree, capture_output=True, text=True, check=True)  # fmt: skip
+    (tree / "SHA256SUMS").write_text(sums.stdout)
+    return tree
+
+
+def has(desk: Desk, name: str) -> str:
+    return desk.inside(name, "/opt/joey/bin/joey version; cd /opt/joey && sha256sum --quiet -c SHA256SUMS")
+
+
+def left(desk: Desk, name: str) -> list[str]:
+    return desk.inside(name, "ls -A /opt/joey.kits | grep -v '^before$' || :").split()
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_kit_is_deployed_and_rolled_back(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    one = desk.add("one", roots["sh"])
+    two = desk.add("two", roots["collector"], setup="echo 'ann ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/ann")
+    desk.wait()
+    hosts_ = (one, f"ann@{two}")
+    old, new = make_kit(tmp_path, "1"), make_kit(tmp_path, "2")
+    first = desk.json("deploy", "--kit", str(old), *hosts_)
+    assert [row["before"] for row in first] == ["", ""]
+    assert has(desk, "one") == has(desk, "two") == "joey 1\n"
+    assert [row["files"] for row in desk.json("deploy", "--kit", str(old), *hosts_)] == [0, 0], "nothing is done twice"
+    assert desk.json("deploy", "--kit", str(new), "--dry-run", *hosts_)[0]["after"] != first[0]["after"]
+    assert has(desk, "one") == "joey 1\n"
+    second = desk.json("deploy", "--kit", str(new), *hosts_)
+    assert [row["files"] for row in second] == [4, 4], "what is the same is not sent"
+    assert has(desk, "one") == has(desk, "two") == "joey 2\n"
+    assert "only-1" not in desk.inside("one", "ls /opt/joey/lib")
+    kits = left(desk, "one")
+    assert sorted(kits) == sorted([first[0]["after"], second[0]["after"]])
+    desk.inside("one", f"cd /opt/joey.kits/{first[0]['after']} && sha256sum --quiet -c SHA256SUMS")
+    desk.fleet("deploy", "--rollback", *hosts_)
+    assert has(desk, "one") == has(desk, "two") == "joey 1\n"
+    told = [json.loads(line) for line in (desk.folder / "store/journal").read_text().splitlines()]
+    assert [(row["host"], row["what"]) for row in told if row["host"] == one] == [
+        (one, "deploy"),
+        (one, "deploy"),
+        (one, "rollback"),
+    ]
+    done = desk.fleet("exec", "joey version; hostname; id -u", *hosts_)
+    assert sorted(done.stdout.splitlines()) == sorted(
+        f"{host}: {word}" for host, name in ((one, "one"), (two, "two")) for word in ("joey 1", name, "0")
+    )
+    assert desk.fleet("exec", "test $(hostname) = one", *hosts_, status=1).stderr.count("status 1") == 1
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_deployment_that_fails_leaves_what_there_was(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    """A kit that does not run there, no room, a connection that goes, a kit that was changed on its way."""
+    small = desk.add("small", roots["sh"], setup="mount -t tmpfs -o size=4m t /opt")
+    gone = desk.add("gone", roots["sh"])
+    plain = desk.add("plain", roots["sh"])
+    desk.wait()
+    old, new, big = make_kit(tmp_path, "1"), make_kit(tmp_path, "2"), make_kit(tmp_path, "3", size=400_000)
+    broken = make_kit(tmp_path, "4", runs=False)
+    desk.fleet("deploy", "--kit", str(old), small, gone, plain)
+    before = left(desk, "plain")
+    assert "the kit does not run there" in desk.fleet("deploy", "--kit", str(broken), plain, status=1).stderr
+    assert has(desk, "plain") == "joey 1\n"
+    assert "no room" in desk.fleet("deploy", "--kit", str(big), small, status=1).stderr
+    assert has(desk, "small") == "joey 1\n"
+    command = ["nsenter", "-t", str(desk.holder.pid), "-n", desk.joey.program, "fleet", "deploy", "--ssh-config", str(desk.config), "--kit", str(big), gone]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        while "busy" not in left(desk, "gone"):
+            time.sleep(0.01)
+            assert running.poll() is None
+        desk.inside("gone", "kill -9 $(cat /opt/joey.kits/busy/pid)")
+        assert running.wait(60) == 1
+    assert has(desk, "gone") == "joey 1\n"
+    for name in ("plain", "small"):
+        assert left(desk, name) == before, "nothing half-made stays"
+    desk.fleet("deploy", "--kit", str(new), small, gone, plain)
+    for name in ("small", "gone", "plain"):
+        assert has(desk, name) == "joey 2\n"
+        assert not [each for each in left(desk, name) if each == "busy" or each.endswith(".part")]
+    (new / "lib/same").write_text("not what its sums say")
+    assert "lib/same is not what its SHA256SUMS says" in desk.fleet("deploy", "--kit", str(new), plain, status=1).stderr
+    desk.inside("plain", "echo broken >/opt/joey/bin/joey")
+    desk.fleet("deploy", "--kit", str(make_kit(tmp_path / "again", "2")), plain)
+    assert has(desk, "plain") == "joey 2\n"
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_waves_over_twenty_hosts(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    """With one that is down: the roll-out stops at its wave, and goes on when it is run again."""
+    addresses = [desk.add(f"h{number}", roots["sh"]) for number in range(20)]
+    desk.wait()
+    names = tmp_path / "fleet.yaml"
+    names.write_text("hosts: [" + ", ".join(addresses) + "]\n")
+    kit = make_kit(tmp_path, "1")
+    desk.cut("h2")
+    words = ("deploy", "--kit", str(kit), "--hosts", str(names), "--wave", "1,10%,rest", "--connect-timeout", "3")
+    done = desk.fleet(*words, status=1)
+    assert "1 of 2 hosts of wave 2 failed; the 17 that are left were not touched" in done.stderr
+    assert [desk.inside(f"h{number}", "ls /opt") for number in (0, 1, 2, 3, 19)] == ["joey\njoey.kits\n"] * 2 + [""] * 3
+    desk.ip("link", "set", "v3", "up")
+    desk.fleet(*words)
+    assert {has(desk, f"h{number}") for number in range(20)} == {"joey 1\n"}
+    told = [json.loads(line)["host"] for line in (desk.folder / "store/journal").read_text().splitlines()]
+    assert sorted(told) == sorted(addresses), "each once"
+    assert len(desk.json("probe", "--hosts", str(names))["hosts"]) == 20
