@@ -39,7 +39,7 @@ COMMANDS = {
         "version": ("version", "print the version"),
     },
     "look after many hosts": {
-        "fleet": ("migrate.fleet.commands.fleet", "look at many hosts over SSH, and say what runs on them"),
+        "fleet": ("migrate.fleet.commands.fleet", "look at many hosts over SSH, and roll out to them"),
     },
     "move machines": {
         "migrate": ("migrate.commands.migrate", "make an image of a machine's disks or an application's files"),

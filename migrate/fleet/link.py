@@ -19,6 +19,7 @@ from ...compat.errors import JoeyError
 from ...runtime.tables import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from .hosts import Host
@@ -53,6 +54,17 @@ class Done(NamedTuple):
         """The last line of its complaints."""
         lines = [line.strip() for line in self.err.splitlines() if line.strip()]
         return plain(lines[-1])[:300] if lines else f"status {self.status}"
+
+
+class Stream(NamedTuple):
+    """Bytes to be sent that are made as they are sent: how many, and a function that makes them, from the start."""
+
+    size: int
+    chunks: Callable[[], Iterator[bytes]]
+
+    @classmethod
+    def of(cls, data: bytes) -> Stream:
+        return cls(len(data), lambda: iter([data] if data else []))
 
 
 class Way(NamedTuple):
@@ -144,7 +156,7 @@ class Link:
         self._connection.open()
         self._connection.transport.set_keepalive(15)
 
-    def run(self, command: str, stdin: bytes = b"", limit: int = _LARGEST) -> Done:
+    def run(self, command: str, stdin: bytes | Stream = b"", limit: int = _LARGEST) -> Done:
         """A command for sh there, as the user who logs in. Raises LinkError where it does not come to an end."""
         return self._run(f"exec sh -c {shlex.quote(command)}", stdin, limit, terminal=False)
 
@@ -164,7 +176,7 @@ class Link:
         self._sudo = ""
         return False
 
-    def run_as_root(self, command: str, stdin: bytes = b"", limit: int = _LARGEST) -> Done:
+    def run_as_root(self, command: str, stdin: bytes | Stream = b"", limit: int = _LARGEST) -> Done:
         """The same as root, after `become_root`."""
         if not self._sudo:
             return self.run(command, stdin, limit)
@@ -173,7 +185,7 @@ class Link:
             return self.run(f"exec {words}", stdin, limit)
         # a terminal neither ends its input nor keeps bytes as they are: raw, and so many bytes of it
         words = f"sudo -n -- sh -c {shlex.quote(_APART % command)}"
-        script = f"stty raw -echo; printf 'joey-is-ready\\r\\n'; head -c {len(stdin)} | {words}"
+        script = f"stty raw -echo; printf 'joey-is-ready\\r\\n'; head -c {_stream(stdin).size} | {words}"
         done = self._run(f"exec sh -c {shlex.quote(script)}", stdin, limit, terminal=True)
         before, begun, out = done.out.partition(_BEGIN)
         if not begun:
@@ -181,7 +193,7 @@ class Link:
         out, _, err = out.rpartition(_END)
         return Done(done.status, out, err.decode("utf-8", "replace"))
 
-    def _run(self, command: str, stdin: bytes, limit: int, terminal: bool) -> Done:
+    def _run(self, command: str, stdin: bytes | Stream, limit: int, terminal: bool) -> Done:
         _, paramiko = libraries()
         try:
             channel = self._connection.transport.open_session(timeout=self._left())
@@ -189,12 +201,12 @@ class Link:
                 if terminal:
                     channel.get_pty(width=4096)
                 channel.exec_command(command)
-                return self._talk(channel, stdin, limit, terminal)
+                return self._talk(channel, _stream(stdin), limit, terminal)
         except (paramiko.SSHException, OSError, EOFError, AttributeError) as error:
             self._left()
             raise LinkError(f"the connection broke: {plain(str(error))[:200] or type(error).__name__}") from None
 
-    def _talk(self, channel: Any, stdin: bytes, limit: int, terminal: bool) -> Done:
+    def _talk(self, channel: Any, stdin: Stream, limit: int, terminal: bool) -> Done:
         out, err = bytearray(), bytearray()
         ready = not terminal
         feeder: threading.Thread | None = None
@@ -224,7 +236,7 @@ class Link:
             err += channel.recv_stderr(_CHUNK)
         return Done(channel.recv_exit_status(), bytes(out), err[-_ERRORS:].decode("utf-8", "replace"))
 
-    def send(self, data: bytes, command: str) -> None:
+    def send(self, data: bytes | Stream, command: str) -> None:
         """Give bytes to a command of root there. Raises LinkError where it fails."""
         done = self.run_as_root(command, data)
         if done.status:
@@ -260,13 +272,20 @@ def _check_keys(connection: Any, paramiko: Any) -> None:
         connection = connection.gateway
 
 
-def _feed(channel: Any, data: bytes, ends: bool) -> None:
+def _stream(data: bytes | Stream) -> Stream:
+    return data if isinstance(data, Stream) else Stream.of(data)
+
+
+def _feed(channel: Any, data: Stream, ends: bool) -> None:
     try:
-        channel.sendall(data)
+        for chunk in data.chunks():
+            channel.sendall(chunk)
         if ends:
             channel.shutdown_write()
     except (OSError, EOFError):
         return  # the command ended without reading all of it
+    except JoeyError:
+        channel.close()  # what was to be sent can't be read: its end must not look like the end of all
 
 
 def _of_socket(error: BaseException) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .guests import MIB, make_file_system, make_tree
+from .guests import MIB, make_file_system, make_tree, run
 
 tempfile.gettempdir()  # as it is for all tests, before TMPDIR is another
 NEEDED = ("qemu-img", "mkfs.ext4", "sfdisk", "lvcreate", "setcap", "setfacl")
@@ -39,3 +40,40 @@ def work_files_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     work = tmp_path / "joey-work"
     work.mkdir()
     monkeypatch.setenv("TMPDIR", str(work))
+
+
+@pytest.fixture
+def machine(tmp_path: Path, busybox_root: Path) -> Callable[..., Path]:
+    """A function that makes a machine with busybox's init, which runs a script as it comes up and one as it ends."""
+
+    def make(name: str = "machine", up: str = "", down: str = "") -> Path:
+        root = tmp_path / name
+        run("cp", "-a", busybox_root, root)
+        (root / "sbin").mkdir(exist_ok=True)
+        (root / "sbin" / "init").symlink_to("../bin/busybox")
+        for applet in (
+            "httpd",
+            "reboot",
+            "poweroff",
+            "env",
+            "hostname",
+            "nc",
+            "wget",
+            "ping",
+            "ip",
+            "free",
+            "kill",
+            "sed",
+        ):
+            if not (root / "bin" / applet).exists():
+                (root / "bin" / applet).symlink_to("busybox")
+        (root / "etc" / "init.d").mkdir()
+        (root / "etc" / "inittab").write_text(
+            "::sysinit:/etc/init.d/rcS\n::shutdown:/etc/init.d/rcK\ntty1::respawn:/sbin/getty 38400 tty1\n"
+        )
+        for script, text in (("rcS", f"echo coming up; {up}"), ("rcK", f"echo going down; {down}")):
+            (root / "etc" / "init.d" / script).write_text(f"#!/bin/sh\n{text}\n")
+            (root / "etc" / "init.d" / script).chmod(0o755)
+        return root
+
+    return make

@@ -119,7 +119,7 @@ class Desk:
         """`joey fleet VERB ...` at the desk."""
         verb, *rest = words
         command = ["nsenter", "-t", str(self.holder.pid), "-n", self.joey.program, "fleet", verb, "--store", str(self.folder / "store")]  # fmt: skip
-        if verb not in ("show", "check", "log"):
+        if verb not in ("show", "check", "journal"):
             command += ["--ssh-config", str(self.config)]
         done = subprocess.run([*command, *rest], input=stdin, capture_output=True, text=True, timeout=200, check=False)
         assert status is None or done.returncode == status, done.stdout + done.stderr

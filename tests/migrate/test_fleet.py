@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,10 @@ from joey.migrate.fleet import hosts, looking
 from joey.probes.run import probe_machine
 
 from ..conftest import Joey
+from ..e2e.conftest import kit
 from .fleets import OLD, Desk, debian
+
+__all__ = ["kit"]
 
 pytestmark = pytest.mark.timeout(900)  # the first run makes root file systems
 
@@ -346,3 +349,59 @@ def test_waves_over_twenty_hosts(desk: Desk, roots: dict[str, Path], tmp_path: P
     told = [json.loads(line)["host"] for line in (desk.folder / "store/journal").read_text().splitlines()]
     assert sorted(told) == sorted(addresses), "each once"
     assert len(desk.json("probe", "--hosts", str(names))["hosts"]) == 20
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_an_image_is_rolled_out(
+    desk: Desk, roots: dict[str, Path], kit: Path, machine: Callable[..., Path], tmp_path: Path
+) -> None:
+    """From bare hosts to a container on each, another image of it, and back where that is not well."""
+    names = ("h1", "h2", "h3")
+    addresses = [
+        desk.add(name, roots["sh"], f"SetEnv=JOEY_RICH=/var/lib/joey/{name}", setup="mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey")
+        for name in names
+    ]  # fmt: skip
+    desk.wait()
+    desk.fleet("deploy", "--kit", str(kit), *addresses)
+    assert {row["by"] for row in desk.json("probe", *addresses)["hosts"]} == {"kit"}
+    root = machine(up="echo this is $(cat /etc/version)")
+    for number in ("1", "2"):
+        (root / "etc/version").write_text(number)
+        desk.joey("migrate", str(root), "--to", f"oci:{tmp_path}/images:{number}")
+    image = f"oci:{tmp_path}/images"
+    gate = 'test "$(joey rich exec shop cat /etc/version)" = {}'
+    options = ("--with", "--network none --memory 64M --hostname shop")
+    words = ("shop", *addresses)
+    try:
+        first = desk.json("run", *options, "--gate", gate.format(1), f"{image}:1", *words)
+        assert all(row["before"] == "" and row["size"] > 100_000 for row in first)
+        assert [row["size"] for row in desk.json("run", *options, f"{image}:1", *words)] == [0, 0, 0], "done already"
+        assert "with another image" in desk.fleet("run", f"{image}:2", *words, status=1).stderr
+        second = desk.json("upgrade", "--gate", gate.format(2), "--wave", "1,rest", f"{image}:2", *words)
+        assert all(0 < row["size"] < 40_000 for row in second), "what is the same is not sent"
+        rows = desk.json("ps", *addresses)
+        assert [(item["name"], item["status"]) for row in rows for item in row["containers"]] == [
+            ("shop", "running")
+        ] * 3
+        desk.fleet("exec", "joey rich confirm shop", *addresses)
+        # the gate fails on the second host: it is put back, and the third is not touched
+        bad = 'test "$(hostname)" != h2'
+        done = desk.fleet("upgrade", "--gate", bad, "--wave", "1,1,rest", f"{image}:1", *words, status=1)
+        assert "the gate failed" in done.stderr
+        assert "it was rolled back" in done.stderr
+        assert "the 1 that are left were not touched" in done.stderr
+        versions = desk.json("exec", "joey rich exec shop cat /etc/version", *addresses)
+        assert [row["output"] for row in versions] == ["1", "2", "2"]
+        assert "this is" in desk.fleet("logs", "shop", addresses[0]).stdout
+        assert "shop is stopped on 3 of 3 hosts" in desk.fleet("stop", *words).stdout
+        done_ = [(row["host"], row["what"]) for row in desk.json("journal")]
+        assert done_.count((addresses[1], "shop: upgrade")) == 1
+        assert any(host == addresses[1] and "upgrade failed: the gate failed" in what for host, what in done_)
+        assert desk.inside("h1", "find /var/lib/joey/images/.pool -type f -links 1") == "", "blobs of nobody go"
+        assert desk.inside("h1", "ls /var/lib/joey/images/.layouts | wc -l") == "1\n"
+        bare = desk.add("h4", roots["sh"])
+        desk.wait()
+        assert "there is no joey there (joey fleet deploy" in desk.fleet("ps", bare, status=1).stderr
+    finally:
+        desk.fleet("exec", "joey rich rm --force shop", *addresses, status=None)

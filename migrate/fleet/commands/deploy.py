@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from ....compat import jsonio
@@ -10,9 +9,8 @@ from ....compat.errors import UsageError
 from ....runtime.options import Arguments, Command, Option
 from ....runtime.tables import Table
 from ...sizes import shown_size
-from .. import crew, kit
-from ..waves import waves
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, parallel, store, tell, way
+from .. import kit
+from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, roll, store
 
 if TYPE_CHECKING:
     from ..crew import Outcome
@@ -33,23 +31,13 @@ def run(arguments: Arguments) -> int:
             return kit.Sent(there.digest, there.before if made is None else made.digest, 0, 0)
         return kit.go_back(link) if made is None else kit.deploy(link, made)
 
-    outcomes: dict[str, Outcome[Sent]] = {}
-    parts = waves(fleet, arguments.text("wave"))
-    for number, part in enumerate(parts):
-        for outcome in crew.each(part, job, way(arguments), parallel(arguments)):
-            outcomes[outcome.host.name] = outcome
-            tell(outcome)
-            sent = outcome.value
-            if sent is not None and not dry and sent.before != sent.after:
-                place.note(outcome.host.name, "rollback" if back else "deploy", sent.before, sent.after)
-        bad = sum(bool(outcomes[host.name].error) for host in part)
-        if bad and number + 1 < len(parts):
-            left = sum(len(rest) for rest in parts[number + 1 :])
-            hint = "mend them and run this again: what is done is not done twice"
-            print(f"joey: {bad} of {len(part)} hosts of wave {number + 1} failed; the {left} that are left were not "
-                  f"touched ({hint})", file=sys.stderr)  # fmt: skip
-            break
-    rows = [outcomes[host.name] for host in fleet if host.name in outcomes]
+    def seen(outcome: Outcome[Sent]) -> bool:
+        sent = outcome.value
+        if sent is not None and not dry and sent.before != sent.after:
+            place.note(outcome.host.name, "kit: rollback" if back else "kit: deploy", sent.before, sent.after)
+        return not outcome.error
+
+    rows = roll(arguments, fleet, job, seen)
     if arguments.switch("json"):
         print(jsonio.dumps([
             {"host": row.host.name, "error": row.error, **(row.value._asdict() if row.value else {})} for row in rows

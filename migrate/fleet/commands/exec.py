@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from ....compat import jsonio
 from ....runtime.options import Arguments, Command, Option
 from ....runtime.tables import plain
-from .. import crew
 from ..link import LinkError
-from ..waves import waves
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, parallel, tell, way
+from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, roll
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..crew import Outcome
     from ..link import Done, Link
 
 
@@ -31,39 +30,33 @@ def run(arguments: Arguments) -> int:
         script = f"PATH={shlex.quote(link.host.kit)}/bin:$PATH\n{command}"
         return link.run(script) if as_user else link.run_as_root(script)
 
-    rows: dict[str, dict[str, Any]] = {}
-    parts = waves(fleet, arguments.text("wave"))
-    for part in parts:
-        failed = False
-        for outcome in crew.each(part, job, way(arguments), parallel(arguments)):
-            tell(outcome)
-            name, done = outcome.host.name, outcome.value
-            row: dict[str, Any] = {"host": name, "error": outcome.error, "status": None, "output": "", "errors": ""}
-            if done is not None:
-                row |= {"status": done.status, "output": done.out.decode("utf-8", "replace"), "errors": done.err}
-            rows[name] = row
-            failed = failed or row["status"] != 0
-            if not arguments.switch("json"):
-                _print(row)
-        if failed and part is not parts[-1]:
-            left = len(fleet) - len(rows)
-            print(f"joey: a host of the wave failed; the {left} that are left were not touched", file=sys.stderr)
-            break
-    ordered = [rows[host.name] for host in fleet if host.name in rows]
+    def seen(outcome: Outcome[Done]) -> bool:
+        if outcome.value is not None and not arguments.switch("json"):
+            _print(outcome.host.name, outcome.value)
+        return outcome.value is not None and outcome.value.status == 0
+
+    found = roll(arguments, fleet, job, seen)
     if arguments.switch("json"):
-        print(jsonio.dumps(ordered))
-    good = sum(row["status"] == 0 for row in ordered)
+        print(jsonio.dumps([_row(outcome) for outcome in found]))
+    good = sum(outcome.value is not None and outcome.value.status == 0 for outcome in found)
     print(f"joey: it went well on {good} of {len(fleet)} hosts", file=sys.stderr)
     return 0 if good == len(fleet) else 1
 
 
-def _print(row: dict[str, Any]) -> None:
-    name = plain(row["host"])
-    for text, stream in ((row["output"], sys.stdout), (row["errors"], sys.stderr)):
+def _row(outcome: Outcome[Done]) -> dict[str, Any]:
+    row: dict[str, Any] = {"host": outcome.host.name, "error": outcome.error}
+    if (done := outcome.value) is not None:
+        row |= {"status": done.status, "output": done.out.decode("utf-8", "replace"), "errors": done.err}
+    return row
+
+
+def _print(host: str, done: Done) -> None:
+    name = plain(host)
+    for text, stream in ((done.out.decode("utf-8", "replace"), sys.stdout), (done.err, sys.stderr)):
         for line in text.splitlines():
             print(f"{name}: {plain(line)}", file=stream, flush=True)
-    if row["status"]:
-        print(f"{name}: status {row['status']}", file=sys.stderr, flush=True)
+    if done.status:
+        print(f"{name}: status {done.status}", file=sys.stderr, flush=True)
 
 
 COMMAND = Command(

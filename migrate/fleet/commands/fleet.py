@@ -11,14 +11,20 @@ def _verb(module: str, summary: str) -> tuple[str, str]:
 
 COMMAND = Command(
     "fleet",
-    "look at many hosts over SSH, and say what runs on them",
+    "look at many hosts over SSH, and roll out to them",
     None,
     verbs={
         "probe": _verb("probe", "ask every host what its kernel can do; nothing is installed there"),
         "show": _verb("show", "show what is known of the hosts, as a table or as a page"),
         "check": _verb("check", "say on which hosts an image would run, and why not"),
         "deploy": _verb("deploy", "bring the host kit to hosts, or go back to the one before"),
+        "run": _verb("run", "run an image as a rich container on hosts, in waves"),
+        "upgrade": _verb("upgrade", "give it another image, in waves, with a way back"),
+        "stop": _verb("stop", "shut it down"),
+        "ps": _verb("ps", "list the rich containers of hosts"),
+        "logs": _verb("logs", "show the last lines of its log"),
         "exec": _verb("exec", "run a command on hosts"),
+        "journal": _verb("journal", "show what was done to hosts, when and by whom"),
     },
     detail=(
         "Hosts are named on the command line, or in a file: --hosts FILE, fleet.yaml in this folder, or - for\n"

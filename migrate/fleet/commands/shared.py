@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ....compat.errors import UsageError
 from ....runtime.options import Option
 from ....runtime.tables import plain
-from .. import hosts
+from .. import crew, hosts
 from ..crew import PARALLEL
 from ..link import Way
 from ..store import Store, default_folder
+from ..waves import waves
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ....runtime.options import Arguments
     from ..crew import Outcome
     from ..hosts import Host
+    from ..link import Link
+
+Value = TypeVar("Value")
 
 HOSTS = Option(
     "--hosts", "FILE", f"the hosts of the fleet; - reads names (default: {hosts.DEFAULT_FILE}, if it is there)"
@@ -67,3 +72,28 @@ def tell(outcome: Outcome[Any]) -> None:
     if outcome.error:
         hint = f" ({plain(outcome.hint)})" if outcome.hint else ""
         print(f"joey: {name}: {plain(outcome.error)}{hint}", file=sys.stderr, flush=True)
+
+
+def roll(
+    arguments: Arguments, fleet: list[Host], job: Callable[[Link], Value], seen: Callable[[Outcome[Value]], bool]
+) -> list[Outcome[Value]]:
+    """Do a job wave by wave, as --wave says; the outcomes, in the order of the hosts.
+
+    `seen` takes each as it comes, and says whether it went well: after a wave in which one did not, the hosts that
+    are left are not touched, and that is told.
+    """
+    found: dict[str, Outcome[Value]] = {}
+    parts = waves(fleet, arguments.text("wave"))
+    for number, part in enumerate(parts):
+        bad = 0
+        for outcome in crew.each(part, job, way(arguments), parallel(arguments)):
+            found[outcome.host.name] = outcome
+            tell(outcome)
+            bad += not seen(outcome)
+        left = len(fleet) - len(found)
+        if bad and left:
+            hint = "mend them and run this again: what is done is not done twice"
+            told = f"{bad} of {len(part)} hosts of wave {number + 1} failed; the {left} that are left were not touched"
+            print(f"joey: {told} ({hint})", file=sys.stderr)
+            break
+    return [found[host.name] for host in fleet if host.name in found]

@@ -1,0 +1,49 @@
+"""Rolling a change of rich containers out: its options, its journal, its table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ....compat import jsonio
+from ....runtime.options import Option
+from ....runtime.tables import Table
+from ...sizes import shown_size
+from .shared import chosen, roll, store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ....runtime.options import Arguments
+    from ..crew import Outcome
+    from ..link import Link
+    from ..machines import Change
+
+GATE = Option("--gate", "COMMAND", "for sh on the host: it has to say, by status 0, that all is well")
+
+
+def roll_changes(arguments: Arguments, words: list[str], name: str, what: str, job: Callable[[Link], Change]) -> int:
+    """Do it wave by wave, note what changed, and tell; the exit status."""
+    fleet, place = chosen(arguments, words), store(arguments)
+
+    def seen(outcome: Outcome[Change]) -> bool:
+        change = outcome.value
+        if change is not None and change.before != change.after:
+            place.note(outcome.host.name, f"{name}: {what}", change.before, change.after)
+        elif change is None:
+            place.note(outcome.host.name, f"{name}: {what} failed: {outcome.error}", "", "")
+        return not outcome.error
+
+    rows = roll(arguments, fleet, job, seen)
+    if arguments.switch("json"):
+        print(jsonio.dumps([
+            {"host": row.host.name, "error": row.error, "seconds": round(row.seconds, 2),
+             **(row.value._asdict() if row.value else {})} for row in rows
+        ]))  # fmt: skip
+    else:
+        table = Table(name, "host", "image before", "image now", "sent", "s")
+        for row in rows:
+            change = row.value
+            cells = (change.before, change.after, shown_size(change.size)) if change else ("", "failed", "")
+            table.add(row.host.name, *(cell.removeprefix("sha256:")[:16] for cell in cells), f"{row.seconds:.1f}")
+        table.print()
+    return 1 if len(rows) < len(fleet) or any(row.error for row in rows) else 0
