@@ -17,6 +17,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from isal import igzip
+
 from ...compat.errors import JoeyError
 from .link import LinkError, script
 
@@ -80,13 +82,13 @@ class Kit:
         with self._lock:
             if names not in self._packed:
                 out = io.BytesIO()
-                with tarfile.open(fileobj=out, mode="w:gz", compresslevel=6, format=tarfile.GNU_FORMAT) as tar:
+                with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
                     for name in sorted(names):
                         data, mode = self.files[name]
                         entry = tarfile.TarInfo(name)
                         entry.size, entry.mode = len(data), mode
                         tar.addfile(entry, io.BytesIO(data))
-                self._packed[names] = out.getvalue()
+                self._packed[names] = igzip.compress(out.getvalue(), 2)
             return self._packed[names]
 
 

@@ -7,10 +7,15 @@ plan takes it as not there.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import marshal
 import shlex
+import sys
+import threading
 import zipfile
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 WAYS = ("kit", "memory", "collector", "sh")
 _PACKAGE = Path(__file__).parent.parent.parent  # joey's, by its links
 _LARGEST = 8 << 20
+_MAKING = threading.Lock()
 _LONG = 4096  # characters of a text that a host says
 _USEFUL = ("clone unshare mount umount2 pivot_root prctl ptrace setns seccomp newfstatat capset setresuid keyctl "
            "getppid mount_setattr open_tree move_mount getdents64 open sched_yield fallocate").split()  # fmt: skip
@@ -55,8 +61,7 @@ _COLLECTOR = "import sys; n = int(sys.stdin.readline()); exec(compile(sys.stdin.
 
 def look(link: Link, only: str = "") -> KernelReport:
     """The report of the host at the other end; `only`: this way and no other. Raises LinkError."""
-    is_root = link.become_root()
-    if not is_root:
+    if not link.become_root():
         link.notes.append("it was probed as a plain user: there is no root and no sudo without a password")
     chosen = link.run_as_root(_CHOICE.format(kit=shlex.quote(link.host.kit)))
     lines = [line.split() for line in chosen.out.decode("utf-8", "replace").splitlines()]
@@ -73,7 +78,7 @@ def look(link: Link, only: str = "") -> KernelReport:
             failed = failed or f"it has nothing for the way {way}"
             continue
         try:
-            found = _BY[way](link, python)
+            found = _BY[way](link, python, version)
         except JoeyError as error:  # a kit of another version answers what is no report of ours
             failed = str(error)
             link.notes.append(f"{way}: {error}")
@@ -90,13 +95,13 @@ def untried(found: KernelReport) -> list[str]:
     return [feature for feature in catalog.by_feature() if feature not in found.findings]
 
 
-def _by_kit(link: Link, python: str) -> KernelReport:
+def _by_kit(link: Link, python: str, version: tuple[int, int]) -> KernelReport:
     return _report(link, link.run_as_root(f"exec {shlex.quote(link.host.kit)}/bin/joey probe --json", limit=_LARGEST))
 
 
-def _by_memory(link: Link, python: str) -> KernelReport:
+def _by_memory(link: Link, python: str, version: tuple[int, int]) -> KernelReport:
     command = f"exec {shlex.quote(python)} -I -c {shlex.quote(_FROM_MEMORY)}"
-    return _report(link, link.run_as_root(command, archive(), _LARGEST))
+    return _report(link, link.run_as_root(command, archive(version == sys.version_info[:2]), _LARGEST))
 
 
 def _report(link: Link, done: Done) -> KernelReport:
@@ -109,7 +114,7 @@ def _report(link: Link, done: Done) -> KernelReport:
     return found
 
 
-def _by_collector(link: Link, python: str) -> KernelReport:
+def _by_collector(link: Link, python: str, version: tuple[int, int]) -> KernelReport:
     program = (Path(__file__).parent / "there/collect.py").read_bytes()
     data = b"%d\n" % len(program) + program + json.dumps(tables()).encode() + b"\n"
     done = link.run_as_root(f"exec {shlex.quote(python)} -c {shlex.quote(_COLLECTOR)}", data, _LARGEST)
@@ -118,7 +123,7 @@ def _by_collector(link: Link, python: str) -> KernelReport:
     return collected(done.out)
 
 
-def _by_sh(link: Link, python: str) -> KernelReport:
+def _by_sh(link: Link, python: str, version: tuple[int, int]) -> KernelReport:
     done = link.run_as_root(script("collect.sh"), limit=_LARGEST)
     return said(done.out)
 
@@ -126,21 +131,27 @@ def _by_sh(link: Link, python: str) -> KernelReport:
 _BY = {"kit": _by_kit, "memory": _by_memory, "collector": _by_collector, "sh": _by_sh}
 
 
-def archive() -> bytes:
-    """joey's compat and probes as a zip that Python loads."""
-    global _archive
-    if not _archive:
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
-            file.write(_PACKAGE / "__init__.py", "joey/__init__.py")
-            for package in ("compat", "probes"):
-                for path in sorted((_PACKAGE / package).rglob("*.py")):
-                    file.write(path, f"joey/{package}/{path.relative_to(_PACKAGE / package)}")
-        _archive = out.getvalue()
-    return _archive
+def archive(compiled: bool) -> bytes:
+    """joey's compat and probes as a zip that Python loads: compiled, for a Python of this one's version, or source."""
+    with _MAKING:  # once, and not by every host's thread at the same time
+        return _archive(compiled)
 
 
-_archive = b""
+@functools.cache
+def _archive(compiled: bool) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        paths = {_PACKAGE / "__init__.py": "joey/__init__.py"}
+        for package in ("compat", "probes"):
+            for path in sorted((_PACKAGE / package).rglob("*.py")):
+                paths[path] = f"joey/{package}/{path.relative_to(_PACKAGE / package)}"
+        for path, name in paths.items():
+            if compiled:  # PEP 552: a compiled file that is not compared with its source
+                code = compile(path.read_bytes(), name, "exec", dont_inherit=True)
+                file.writestr(f"{name}c", MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + marshal.dumps(code))
+            else:
+                file.write(path, name)
+    return out.getvalue()
 
 
 def tables() -> dict[str, Any]:

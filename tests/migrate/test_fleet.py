@@ -281,9 +281,9 @@ def test_a_kit_is_deployed_and_rolled_back(desk: Desk, roots: dict[str, Path], t
     assert has(desk, "one") == has(desk, "two") == "joey 1\n"
     told = [json.loads(line) for line in (desk.folder / "store/journal").read_text().splitlines()]
     assert [(row["host"], row["what"]) for row in told if row["host"] == one] == [
-        (one, "deploy"),
-        (one, "deploy"),
-        (one, "rollback"),
+        (one, "kit: deploy"),
+        (one, "kit: deploy"),
+        (one, "kit: rollback"),
     ]
     done = desk.fleet("exec", "joey version; hostname; id -u", *hosts_)
     assert sorted(done.stdout.splitlines()) == sorted(
