@@ -158,6 +158,7 @@ class Link:
             self._connection.connect_kwargs["sock"] = _socket(
                 self._connection.host, self._connection.port, connect["timeout"]
             )
+        _load_key(self._connection.connect_kwargs, paramiko)
         self._connection.open()
         self._connection.transport.set_keepalive(15)
 
@@ -276,6 +277,29 @@ def _check_keys(connection: Any, paramiko: Any) -> None:
             if os.path.isfile(place):
                 client.load_system_host_keys(place)
         connection = connection.gateway
+
+
+_keys: dict[tuple[str, int], Any] = {}
+_loading = threading.Lock()
+
+
+def _load_key(connect: dict[str, Any], paramiko: Any) -> None:
+    """Load the first key file once for all hosts: checking an RSA key takes 0.1 s of a processor each time."""
+    files = connect.get("key_filename") or []
+    files = [files] if isinstance(files, str) else list(files)
+    paths = [path for file in files if os.path.isfile(path := os.path.expanduser(file))]
+    if not paths or connect.get("pkey") is not None or os.path.exists(f"{paths[0]}-cert.pub"):
+        return
+    name = paths[0], os.stat(paths[0]).st_mtime_ns
+    with _loading:
+        if name not in _keys:
+            try:
+                _keys[name] = paramiko.PKey.from_path(paths[0])
+            except Exception:
+                _keys[name] = None  # it is encrypted, or none: paramiko says so when it comes to it
+        if _keys[name] is not None:
+            connect["pkey"] = _keys[name]
+            connect["key_filename"] = paths[1:]
 
 
 def _socket(host: str, port: int, seconds: float) -> socket.socket:
