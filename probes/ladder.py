@@ -186,7 +186,7 @@ _TABLE = (
     Feature(
         "enter", "a way into the running container (exec)", False,
         Mechanism("setns", ("setns.mnt", "setns.pid", "setns.net", "setns.uts", "setns.ipc")),
-        Mechanism("agent", ("fs.proc",),
+        Mechanism("agent", ("proc.read",),
                   "a process of joey's stays in the container and forks what is executed there: it takes some memory, "
                   "whoever may kill in there can end it, and a detached process is its child, not joey's caller's"),
         Mechanism("none", (), "it can't be entered: `exec` is refused"),
@@ -257,6 +257,8 @@ _TABLE = (
         Mechanism("plugins", ("place.net-admin", "setns.net", "place.cni")),
     ),
     Feature("fs.proc", "a proc file system of its own", False, Mechanism("native", ("fs.proc",))),
+    Feature("fs.proc-of-host", "a proc file system, with the host's processes", False,
+            Mechanism("native", ("proc.host",))),
     Feature("fs.devpts", "terminals of its own", False, Mechanism("native", ("fs.devpts-newinstance",))),
     Feature(
         "fs.mqueue", "POSIX message queues", False,
@@ -353,7 +355,7 @@ _TABLE = (
     ),
     _controller(
         "memory", "memory limit",
-        Mechanism("watcher", ("fs.proc",),
+        Mechanism("watcher", ("proc.read",),
                   "a process of joey's adds up what the container's processes have for themselves, twenty times a "
                   "second, and kills the largest: a quick one gets beyond the limit for a moment, and files in memory "
                   "are not counted", weaker=True),
@@ -373,7 +375,7 @@ _TABLE = (
         Mechanism("ptrace", ("ptrace.syscall",),
                   "a tracer keeps it: every system call takes 30 to 100 microseconds more (before Linux 3.5), programs "
                   "can't trace one another, 32-bit ones are refused"),
-        Mechanism("watcher", ("fs.proc",),
+        Mechanism("watcher", ("proc.read",),
                   "a process of joey's counts the container's threads twenty times a second, and kills the youngest "
                   "processes: a fork bomb gets beyond the limit for a moment", weaker=True),
         Mechanism("none", (), "no process limit is applied", weaker=True),
@@ -389,7 +391,7 @@ _TABLE = (
     _controller("rdma", "RDMA limit"),
     _knob(
         "cgroup.cpu.quota", "CPU quota",
-        Mechanism("watcher", ("fs.proc",),
+        Mechanism("watcher", ("proc.read",),
                   "its processes are stopped by a signal, some twenty times a second, while they have used more: their "
                   "parents may notice", weaker=True),
     ),

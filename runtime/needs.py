@@ -166,7 +166,8 @@ def _mount_needs(bundle: Bundle) -> list[Need]:
         if options.flags & 256:
             out.append(Need("nosymfollow", f"{field}.options"))
         if mount.get("type") in ("proc", "devpts", "mqueue", "overlay") and not is_bind(mount):
-            out.append(Need(f"fs.{mount['type']}", f"{field}.type"))
+            of_host = mount["type"] == "proc" and not bundle.creates("pid")
+            out.append(Need("fs.proc-of-host" if of_host else f"fs.{mount['type']}", f"{field}.type"))
     if bundle.linux.get("readonlyPaths"):
         out.append(Need("readonly-bind", "linux.readonlyPaths"))
     if bundle.linux.get("mountLabel"):

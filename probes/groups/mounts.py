@@ -215,6 +215,21 @@ def proc() -> Answer:
     return "/proc/self is 1"
 
 
+@GROUP.probe("proc.host", "mount -t proc in a mount namespace", "containers without a PID namespace have no /proc")
+def proc_of_the_host() -> Answer:
+    private_namespaces()
+    libc.mount("proc", "/proc", "proc", 0)
+    os.stat("/proc/self/status")
+    return None
+
+
+@GROUP.probe("proc.read", "/proc/self/stat", "nothing can be known of processes", alone=False)
+def proc_read() -> Answer:
+    if not files.read_line("/proc/self/stat").startswith(f"{os.getpid()} ("):
+        raise Answered("absent", "/proc is not mounted, or not of this PID namespace")
+    return None
+
+
 def _overlay_here() -> None:
     for name in ("lower", "upper", "work", "merged"):
         os.mkdir(name)

@@ -469,6 +469,19 @@ def fs_proc():
     return "/proc/self is 1"
 
 
+@probe("proc.host")
+def proc_of_the_host():
+    private()
+    mount("proc", "/proc", "proc", 0)
+    os.stat("/proc/self/status")
+
+
+@probe("proc.read")
+def proc_read():
+    if not read("/proc/self/stat").startswith("%d (" % os.getpid()):
+        raise Known("absent", "/proc is not mounted, or not of this PID namespace")
+
+
 def overlay_here():
     for name in ("lower", "upper", "work", "merged"):
         os.mkdir(name)
