@@ -22,7 +22,14 @@ from pathlib import Path
 from typing import Any
 
 KIT = Path(sys.executable).resolve().parent
-NAMESPACES = {"pidns": "pid", "netns": "network", "utsns": "uts", "ipcns": "ipc", "mntns": "mount", "cgroupns": "cgroup"}
+NAMESPACES = {
+    "pidns": "pid",
+    "netns": "network",
+    "utsns": "uts",
+    "ipcns": "ipc",
+    "mntns": "mount",
+    "cgroupns": "cgroup",
+}
 # links that some kernels make in each network namespace, without an address
 EVERYWHERE = set("sit0 tunl0 gre0 gretap0 erspan0 ip_vti0 ip6_vti0 ip6tnl0 ip6gre0".split())
 TESTS: dict[str, tuple[str, Callable[[Suite], None]]] = {}
@@ -32,7 +39,7 @@ class Failed(Exception):
     """What a test expected, and what came."""
 
 
-def test(needs: str = "") -> Callable[[Callable[[Suite], None]], Callable[[Suite], None]]:
+def case(needs: str = "") -> Callable[[Callable[[Suite], None]], Callable[[Suite], None]]:
     def register(function: Callable[[Suite], None]) -> Callable[[Suite], None]:
         TESTS[function.__name__.replace("_", " ")] = needs, function
         return function
@@ -56,15 +63,23 @@ class Suite:
         for name in ("bin", "dev", "proc", "sys", "tmp", "etc"):
             (self.root / name).mkdir(parents=True)
         shutil.copy(KIT / "busybox", self.root / "bin/busybox")
-        for applet in "sh echo cat id hostname mkdir touch sleep head tail ls ip ping kill mount ps seq true dd".split():
+        applets = "sh echo cat id hostname mkdir touch sleep head tail ls ip ping kill mount ps seq true dd"
+        for applet in applets.split():
             (self.root / "bin" / applet).symlink_to("busybox")
 
     def joey(self, *words: str, seconds: float = 120) -> tuple[int, str]:
         """(status, what it printed)."""
         command = [str(KIT / "joey"), "--root", str(self.folder / "containers"), *words]
         with tempfile.TemporaryFile() as out:  # not a pipe: a container that was created holds it open
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=seconds, check=False,
-                                  env={**os.environ, "JOEY_POLICY": "permissive"})  # fmt: skip
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                timeout=seconds,
+                check=False,
+                env={**os.environ, "JOEY_POLICY": "permissive"},
+            )
             out.seek(0)
             text = out.read().decode("utf-8", "replace")
         lines = [line for line in text.splitlines() if "joey: warning" not in line]
@@ -82,8 +97,11 @@ class Suite:
         config["root"]["readonly"] = False
         linux = config["linux"]
         linux["resources"] = {**linux.get("resources", {}), "memory": {"limit": 64 << 20}, "pids": {"limit": 64}}
-        linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
-                            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}  # fmt: skip
+        linux["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+        }
         linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] not in self.left_out]
         if "network" in self.left_out:
             config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "sysfs"]
@@ -115,24 +133,24 @@ def with_users(config: dict[str, Any]) -> None:
     config["linux"]["uidMappings"] = config["linux"]["gidMappings"] = one
 
 
-@test()
+@case()
 def a_program_runs_and_its_status_comes_back(suite: Suite) -> None:
     expect(suite.run("echo hello; exit 7"), (7, "hello"))
 
 
-@test("pidns")
+@case("pidns")
 def it_is_process_1(suite: Suite) -> None:
     expect(suite.run("echo $$"), (0, "1"))
 
 
-@test("utsns")
+@case("utsns")
 def a_host_name_of_its_own(suite: Suite) -> None:
     expect(suite.run("hostname", lambda config: config.update(hostname="inside")), (0, "inside"))
     if "inside" in os.uname().nodename:
         raise Failed("the host was renamed")
 
 
-@test("netns")
+@case("netns")
 def a_network_of_its_own(suite: Suite) -> None:
     status, said = suite.run("tail -n +3 /proc/net/dev")
     links = {line.partition(":")[0].strip() for line in said.splitlines()}
@@ -140,28 +158,30 @@ def a_network_of_its_own(suite: Suite) -> None:
         raise Failed(f"status {status}: {said}")
 
 
-@test()
+@case()
 def a_root_that_is_read_only(suite: Suite) -> None:
     status, said = suite.run("touch /file", lambda config: config["root"].update(readonly=True))
     if status == 0 or "Read-only" not in said:
         raise Failed(f"status {status}: {said}")
 
 
-@test()
+@case()
 def a_masked_path(suite: Suite) -> None:
     files = "kcore keys timer_list sched_debug latency_stats"
     script = f"for file in {files}; do [ ! -e /proc/$file ] || head -c 10 /proc/$file; done; echo end"
     expect(suite.run(script), (0, "end"))
 
 
-@test("cgroup.memory")
+@case("cgroup.memory")
 def a_memory_limit(suite: Suite) -> None:
-    status, said = suite.run("tail /dev/zero; echo unlimited", lambda c: c["linux"]["resources"].update(memory={"limit": 16 << 20}))
+    status, said = suite.run(
+        "tail /dev/zero; echo unlimited", lambda c: c["linux"]["resources"].update(memory={"limit": 16 << 20})
+    )
     if "unlimited" in said and "Killed" not in said:
         raise Failed(f"status {status}: {said}")
 
 
-@test("cgroup.pids")
+@case("cgroup.pids")
 def a_process_limit(suite: Suite) -> None:
     script = "for i in $(seq 40); do sleep 3 & done 2>/dev/null; ls /proc | head -n 1000 | cat >/dev/null; echo end"
     status, said = suite.run(script, lambda c: c["linux"]["resources"].update(pids={"limit": 10}))
@@ -169,14 +189,14 @@ def a_process_limit(suite: Suite) -> None:
         raise Failed("forty processes under a limit of ten")
 
 
-@test("seccomp")
+@case("seccomp")
 def a_seccomp_profile(suite: Suite) -> None:
     status, said = suite.run("mkdir /tmp/x")
     if status == 0 or "not permitted" not in said:
         raise Failed(f"status {status}: {said}")
 
 
-@test("userns")
+@case("userns")
 def root_inside_is_nobody_outside(suite: Suite) -> None:
     folder = suite.bundle("id -u; touch /tmp/made; cat /proc/self/status | head -n 1000 >/dev/null", with_users)
     for path in [Path(folder, "rootfs"), *Path(folder, "rootfs").rglob("*")]:
@@ -189,7 +209,7 @@ def root_inside_is_nobody_outside(suite: Suite) -> None:
         suite.joey("delete", "--force", name)
 
 
-@test("enter")
+@case("enter")
 def a_life(suite: Suite) -> None:
     """Create, start, exec, pause, resume, kill, delete."""
     name = f"life{suite.count}"
@@ -212,7 +232,7 @@ def a_life(suite: Suite) -> None:
         suite.joey("delete", "--force", name)
 
 
-@test("netns")
+@case("netns")
 def a_bridge(suite: Suite) -> None:
     """An address, and the host answers."""
     status, said = suite.run("ip -4 -o addr show eth0; ping -c 1 -W 5 10.71.0.1 >/dev/null && echo answered", with_raw,
@@ -226,7 +246,7 @@ def with_raw(config: dict[str, Any]) -> None:
         config["process"]["capabilities"][kind].append("CAP_NET_RAW")
 
 
-@test()
+@case()
 def nothing_is_left(suite: Suite) -> None:
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(suite.folder) in line]
     if mounts:
