@@ -253,6 +253,11 @@ _TABLE = (
         Mechanism("none", (), "it reaches its host and its neighbours on the bridge, nothing beyond them"),
     ),
     Feature(
+        "network.names", "names of the other containers of its bridge", False,
+        Mechanism("server", ("place.names",)),
+        Mechanism("none", (), "names of other containers are not known inside"),
+    ),
+    Feature(
         "network.cni", "a network by CNI plugins", False,
         Mechanism("plugins", ("place.net-admin", "setns.net", "place.cni")),
     ),

@@ -206,7 +206,8 @@ def _parent_steps(
     if bundle.networks:
         from .steps.network import AttachNetworks
 
-        out.append(AttachNetworks(clone, state, bundle.networks, plan.mechanism("network.nat")))
+        out.append(AttachNetworks(clone, state, bundle.networks, plan.mechanism("network.nat"),
+                                  plan.mechanism("network.names") == "server"))  # fmt: skip
         out.append(parent.Release(clone, "go on, now that it is attached to its networks"))
     early = [(kind, bundle.hooks(kind)) for kind in ("prestart", "createRuntime") if bundle.hooks(kind)]
     if early:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network
 
 from ..compat import capabilities
 from ..compat.constants import CAP_NET_ADMIN
 from ..compat.errors import BundleError, JoeyError
-from ..compat.network import attachments, cni, links, nat
+from ..compat.network import attachments, cni, links, names, nat
 from ..compat.network.leases import Leases
-from ..compat.network.words import networks
+from ..compat.network.words import SUBNET, Network, networks
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
 from . import log
@@ -47,6 +48,10 @@ def with_networks(report: KernelReport, bundle: Bundle, words: list[str]) -> tup
         if any(network.nat and not is_foreign(network.name) for network in bridges):
             needs.append(Need("network.nat", field))
             report = report.with_findings(*_ways(report, here))
+        for network in bridges:
+            if network.names and not is_foreign(network.name):
+                needs.append(Need("network.names", field))
+                report = report.with_findings(_name_server(network, here))
     lists = [network.name for network in bundle.networks if network.kind == "cni"]
     if lists:
         needs.append(Need("network.cni", field))
@@ -76,6 +81,14 @@ def _ways(report: KernelReport, here: bool) -> list[Finding]:
         state = "absent" if why_not else "works"
         found.append(Finding(f"place.{tool}", state, f"{tool} of the host", why_not or "it lists its rules"))
     return found
+
+
+def _name_server(network: Network, here: bool) -> Finding:
+    record = Leases(network.name).record() if here else None
+    gateway = str(record["gateway"] if record else network.gateway or (network.subnet or IPv4Network(SUBNET))[1])
+    why_not = names.unfit(gateway, record) if here else ""
+    state = "absent" if why_not else "works"
+    return Finding("place.names", state, f"port 53 of {gateway}", why_not or "it is free, or joey's")
 
 
 def _plugins(lists: list[str], here: bool) -> Finding:
@@ -140,6 +153,8 @@ def _leave_bridge(container: State, entry: dict[str, Any]) -> None:
         record = leases.record()
         if record is None or leases.taken():
             return
+        names.stop(record)
+        nat.close_names(record.get("nat", ""), entry["name"], record["gateway"])
         if record.get("nat"):
             nat.close_way(record["nat"], entry["name"], record["subnet"])
         if links.is_bridge(entry["name"]):

@@ -67,6 +67,22 @@ class Leases:
                 self.release(name, holder)
         return out
 
+    def holders(self) -> list[tuple[str, str]]:
+        """Each address that a container has, and the state folder of that; the lock is not needed."""
+        try:
+            names = [name for name in os.listdir(self.folder) if name != _RECORD and not name.startswith(".")]
+        except OSError:
+            return []
+        out = []
+        for name in sorted(names):
+            try:
+                holder = files.read_line(f"{self.folder}/{name}")
+            except (OSError, ValueError):
+                continue
+            if _says(holder, name):
+                out.append((name, holder))
+        return out
+
     def choose(self, subnet: ipaddress.IPv4Network, gateway: ipaddress.IPv4Address, last: str) -> str:
         """A free address, after the last one that was given. Raises JoeyError where none is left."""
         taken = self.taken() | {str(gateway), str(subnet.network_address), str(subnet.broadcast_address)}

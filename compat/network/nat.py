@@ -48,6 +48,29 @@ def close_way(tool: str, bridge: str, subnet: str) -> None:
             _remove_rule(tool, table, chain, rule)
 
 
+def open_names(tool: str, bridge: str, gateway: str) -> None:
+    """Let containers ask the name server at their gateway, where a firewall's INPUT chain drops. Raises JoeyError.
+
+    nft's rules can't do that.
+    """
+    for rule in () if tool in ("", "nft") else _names_rules(bridge, gateway):
+        _remove_rule(tool, "filter", "INPUT", rule)
+        _must(_xtables(tool, ["-t", "filter", "-I", "INPUT", *rule]), f"{tool} -I INPUT")
+
+
+def close_names(tool: str, bridge: str, gateway: str) -> None:
+    """Take those rules back."""
+    for rule in () if tool in ("", "nft") else _names_rules(bridge, gateway):
+        _remove_rule(tool, "filter", "INPUT", rule)
+
+
+def _names_rules(bridge: str, gateway: str) -> list[list[str]]:
+    return [
+        ["-i", bridge, "-d", f"{gateway}/32", "-p", protocol, "-m", protocol, "--dport", "53", "-j", "ACCEPT"]
+        for protocol in ("udp", "tcp")
+    ]
+
+
 def switch_forwarding_on() -> bool:
     """Have the host forward packets; whether it did not before. Raises OSError."""
     with open(_FORWARD, "r+") as file:

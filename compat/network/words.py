@@ -6,6 +6,8 @@ bridge,address=10.71.0.9,mac=52:54:00:12:34:56
 bridge,name=shop0,subnet=10.80.0.0/24,nat=off
 bridge,name=br0,address=192.168.1.9/24,gateway=192.168.1.1
                                        a bridge that somebody else made
+bridge,names=on,resolvers=10.0.0.2+10.0.0.3
+                                       a name server that knows containers, and asks these for other names
 cni,name=podman                        the plugins of a CNI list
 """
 
@@ -16,11 +18,11 @@ import re
 
 from ..errors import UsageError
 
-HINT = "networks: none; bridge[,name=,subnet=,address=,gateway=,mac=,mtu=,nat=off,link=]; cni,name="
+HINT = "networks: none; bridge[,name=,subnet=,address=,gateway=,mac=,mtu=,nat=off,names=on,resolvers=,link=]; cni,name="
 BRIDGE, SUBNET = "joey0", "10.71.0.0/24"
 _KEYS = {
     "none": (),
-    "bridge": ("name", "subnet", "address", "gateway", "mac", "mtu", "nat", "link"),
+    "bridge": ("name", "subnet", "address", "gateway", "mac", "mtu", "nat", "names", "resolvers", "link"),
     "cni": ("name", "link"),
 }
 _LINK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -33,7 +35,8 @@ class Network:
     `address` has its subnet's prefix where the word gave one.
     """
 
-    __slots__ = ("address", "gateway", "kind", "link", "mac", "mtu", "name", "nat", "prefix", "subnet")
+    __slots__ = ("address", "gateway", "kind", "link", "mac", "mtu", "name", "names", "nat", "prefix", "resolvers",
+                 "subnet")  # fmt: skip
 
     def __init__(self, kind: str, name: str, link: str) -> None:
         self.kind = kind
@@ -46,6 +49,8 @@ class Network:
         self.mac = ""
         self.mtu = 0
         self.nat = True
+        self.names = False
+        self.resolvers: list[str] = []
 
 
 def networks(words: list[str]) -> list[Network]:
@@ -114,7 +119,12 @@ def _read_addresses(network: Network, values: dict[str, str]) -> None:
         if not values["mtu"].isdigit() or not 68 <= int(values["mtu"]) <= 65535:
             raise ValueError(f'"{values["mtu"]}" is no MTU (68 to 65535)')
         network.mtu = int(values["mtu"])
-    if values.get("nat", "on") not in ("on", "off"):
-        raise ValueError(f'nat is on or off, not "{values["nat"]}"')
+    for key in ("nat", "names"):
+        if values.get(key, "on") not in ("on", "off"):
+            raise ValueError(f'{key} is on or off, not "{values[key]}"')
     network.nat = values.get("nat", "on") == "on"
+    network.names = values.get("names", "off") == "on"
+    network.resolvers = values["resolvers"].split("+") if "resolvers" in values else []
+    for resolver in network.resolvers:
+        ipaddress.ip_address(resolver.partition("%")[0])
     network.mac = values.get("mac", "").lower()

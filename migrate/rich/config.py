@@ -18,7 +18,7 @@ from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
 from ...runtime.layers import FOLDER as LAYERS
 from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTATION, VIEW_ANNOTATION
-from . import disk, fixes, inits, shifted
+from . import disk, fixes, inits, resolving, shifted
 from .guest import Guest
 from .model import BY_RUNTIME, Hook, Rich, Volume, parse_id_map
 from .seccomp import PROFILE
@@ -77,6 +77,12 @@ def write_fixes(
     os.rename(new, folder)
     rows = [{"path": fix.path, "why": fix.why} for fix in made.values()]
     write_atomically(f"{container.folder}/fixes.json", json.dumps(rows, indent=1) + "\n")
+
+
+def has_moved(container: Container, rich: Rich) -> bool:
+    """Whether the name server that its layer of fixes names is at another address now: its bridge was made anew."""
+    written = Guest(f"{container.folder}/fixes").text("/etc/resolv.conf")
+    return bool(rich.fixes and written) and written != resolving.resolv_conf(Guest(rich.lower), rich)[0]
 
 
 def _make_parents(top: str, folder: str, lower: Guest) -> None:
@@ -176,7 +182,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
         **{f"io.joey.rich.label.{key}": value for key, value in rich.labels.items()},
     }
-    networks = [word for word in rich.networks if word not in ("host", "none") and not word.startswith("container:")]
+    networks = resolving.words(Guest(rich.lower), rich)
     quotas = disk.of_others(rich.quotas) if disk.own(container, rich) else rich.quotas
     notes = {
         NETWORK_ANNOTATION: ";".join(networks),

@@ -68,7 +68,7 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
     shifted.prepare(container, rich)
     config.renew_record(container, rich)
     config.drop_own_environment(container)
-    if not os.path.isdir(f"{container.folder}/fixes"):
+    if not os.path.isdir(f"{container.folder}/fixes") or config.has_moved(container, rich):
         config.write_fixes(container, rich, init)
     config.write_bundle(container, rich, init, _joined(container, rich))
     return init

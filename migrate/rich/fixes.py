@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import dataclass
 
 from ...compat.files import find_program
+from . import resolving
 from .guest import Guest
 from .model import Rich
 
@@ -179,8 +180,9 @@ def _everybody(guest: Guest, rich: Rich) -> list[Fix]:
     hosts = guest.text("/etc/hosts") or "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
     if not re.search(rf"^[^#\n]*\s{re.escape(name)}(\s|$)", hosts, re.M):
         out.append(Fix("/etc/hosts", "its own name is known", hosts.rstrip("\n") + f"\n127.0.1.1 {name}\n"))
-    if rich.networks and not guest.text("/etc/resolv.conf").strip() and (servers := _resolvers()):
-        out.append(Fix("/etc/resolv.conf", "its image names no name server: the host's", servers))
+    servers, why = resolving.resolv_conf(guest, rich)
+    if servers:
+        out.append(Fix("/etc/resolv.conf", why, servers))
     if guest.text("/etc/fstab").strip():
         out.append(Fix("/etc/fstab", _DISKS, "# in a container (joey): nothing is to be mounted\n"))
     if guest.exists("/etc/systemd") or guest.exists("/etc/dbus-1"):
@@ -189,17 +191,6 @@ def _everybody(guest: Guest, rich: Rich) -> list[Fix]:
     if rich.env:
         out.append(Fix("/etc/environment", "--env: for login, ssh and cron", environment(guest, rich.env)))
     return out
-
-
-def _resolvers() -> str:
-    """The host's name servers, but for those that only the host itself reaches."""
-    try:
-        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-            lines = [line for line in file if re.match(r"(nameserver|search|domain|options)\s", line)]
-    except OSError:
-        return ""
-    kept = [line for line in lines if not re.match(r"nameserver\s+(127\.|::1)", line)]
-    return "".join(kept) if any(line.startswith("nameserver") for line in kept) else ""
 
 
 def is_identity(path: str) -> bool:

@@ -10,7 +10,7 @@ from binascii import crc32
 
 from ...compat import terminal
 from ...compat.errors import JoeyError, KernelError, UsageError
-from ...compat.network import attachments, cni, links, nat
+from ...compat.network import attachments, cni, links, names, nat
 from ...compat.network.leases import Leases
 from ...compat.network.words import SUBNET, Network
 from .. import log
@@ -50,13 +50,14 @@ class HandOverNetwork(Step):
 class AttachNetworks(Step):
     """Attach the container to its networks, in order. What was done is in its state before it is done."""
 
-    __slots__ = ("_fd", "clone", "networks", "state", "tool")
+    __slots__ = ("_fd", "clone", "names", "networks", "state", "tool")
 
-    def __init__(self, clone: NewProcess, state: State, networks: list[Network], tool: str) -> None:
+    def __init__(self, clone: NewProcess, state: State, networks: list[Network], tool: str, names: bool) -> None:
         self.clone = clone
         self.state = state
         self.networks = networks
         self.tool = tool  # the mechanism of network.nat: a program, "none", or "" where nothing needs it
+        self.names = names  # whether a name server can be had
         self._fd = -1
         clone.channel.takes[WORD] = self._take
 
@@ -126,6 +127,8 @@ class AttachNetworks(Step):
 
     def _on_foreign_bridge(self, network: Network, entry: dict[str, Any]) -> tuple[int, ipaddress.IPv4Address | None]:
         """Somebody else's bridge gets a port: addresses there are the user's to say."""
+        if network.names:
+            raise UsageError(f"network {network.name}: names are known on bridges that joey made", "leave names=on out")
         prefix = network.prefix or (network.subnet.prefixlen if network.subnet else 0)
         if network.address is None or not prefix:
             raise UsageError(
@@ -164,11 +167,17 @@ class AttachNetworks(Step):
                 raise JoeyError(f"network {network.name}: {address} is taken", hint, "network")
         shown = f"{address}/{subnet.prefixlen}"
         entry.update({"foreign": False, "address": address, "shown": shown, "gateway": str(gateway)})
+        if network.resolvers:
+            entry["resolvers"] = network.resolvers
         self._record(entry)
         leases.take(address, self.state.folder)
-        leases.keep({**record, "last": address})
+        record = {**record, "last": address}
+        leases.keep(record)
         if not links.is_bridge(network.name):
             _make_bridge(network.name, record, outside)
+        if network.names and self.names:
+            leases.keep(names.ensure(leases, record))
+            nat.open_names(record["nat"], network.name, record["gateway"])
         return subnet.prefixlen, gateway
 
     def _join(self, network: Network, entry: dict[str, Any], outside: links.Netlink) -> None:

@@ -299,6 +299,27 @@ def test_they_reach_each_other_and_the_host(host: Host, there: Rich, machine: Ca
 
 
 @pytest.mark.slow
+def test_they_know_each_other_by_name(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
+    serve = "mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"
+    first, second, third = (machine(name, up=serve) for name in ("first", "second", "third"))
+    (second / "etc/resolv.conf").write_text("search shop.test\nnameserver 192.0.2.53\n")
+    (third / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    there("run", "--rootfs", str(first), "--name", "one", "--network", "bridge", "--wait-for", "port:80")
+    there("run", "--rootfs", str(second), "--name", "two", "--network", "bridge", "--wait-for", "port:80")
+    there("run", "--rootfs", str(third), "--name", "three", "--network", "bridge", "--wait-for", "port:80")
+    assert there.inside("two", "wget -qO- http://one/") == "one\n"
+    assert there.inside("one", "wget -qO- http://two/") == "two\n"
+    there("stop", "two")
+    there("rename", "two", "shop")
+    there("start", "shop")
+    assert there.inside("one", "wget -qO- http://shop/") == "two\n"
+    text = there.inside("shop", "cat /etc/resolv.conf")
+    assert text == "search shop.test\nnameserver 10.71.0.1\nnameserver 192.0.2.53\n", "its own is asked by joey's"
+    assert there.inside("three", "cat /etc/resolv.conf") == "nameserver 127.0.0.1\n", "it is its own name server"
+    assert "asked first" in str(there.inspect("shop")["fixes"])
+
+
+@pytest.mark.slow
 def test_published_ports_lead_to_it(host: Host, there: Rich, machine: Callable[..., Path]) -> None:
     root = str(machine(up="mkdir -p /www; hostname >/www/index.html; httpd -p 80 -h /www"))
     words = [
