@@ -34,7 +34,9 @@ def choose(made: KernelReport, feature: str, policy: str = "strict", **forced: s
 
 def test_every_requirement_is_a_feature_that_is_probed() -> None:
     found_in_the_bundle = {"image.glibc", "place.project-quota", "place.btrfs-qgroup", "place.loop-image"}
-    found_in_the_bundle |= {f"place.{name}" for name in ("net-admin", "iptables", "iptables-legacy", "nft", "cni")}
+    found_in_the_bundle |= {
+        f"place.{name}" for name in ("net-admin", "iptables", "iptables-legacy", "nft", "names", "cni")
+    }
     found_in_the_bundle |= {"place.lxcfs", "place.lxcfs-start", "place.view-server", "place.file-capabilities"}
     found_in_the_bundle |= {"place.pretended"}
     layers = ("overlay", "fuse-overlayfs", "btrfs-snapshot", "reflink", "hard-links", "copy")
