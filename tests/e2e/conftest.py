@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
     yield made
     for name in made.ids:
         made("delete", "--force", name)
+    deadline = time.monotonic() + 5  # the kernel takes a namespace's links away some time after its last process
+    while made.links() and time.monotonic() < deadline:
+        time.sleep(0.05)
     left = made.links(), made.rules(), made.leases()
     for holder in holders:
         holder.kill()
