@@ -51,7 +51,9 @@ def copy_starts() -> bool:
 def own_command() -> list[str]:
     """How joey was called in this process, without what it was told to do. Raises JoeyError."""
     argv = _command_line()
-    return argv[: len(argv) - len(sys.argv) + 1]
+    ours = argv[: len(argv) - len(sys.argv) + 1]
+    # whoever executes it may be in another directory by then
+    return [os.path.abspath(word) if "/" in word and os.path.exists(word) else word for word in ours]
 
 
 def _command_line() -> list[str]:

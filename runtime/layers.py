@@ -19,7 +19,7 @@ from ..compat.layers import clone, mounted, tree
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
 from . import progress
-from .needs import LAYERS_ANNOTATION, layer_words
+from .needs import LAYERS_ANNOTATION, layer_words, layers_place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Layers:
     def __init__(self, bundle: Bundle, paths: list[str]) -> None:
         self.paths = paths
         self.folder = f"{bundle.path}/{FOLDER}"
-        self.target = bundle.rootfs
+        place = layers_place(bundle)
+        self.target = f"{bundle.path}/{place}" if place else bundle.rootfs
         self.by = ""
 
     @property
@@ -264,6 +265,8 @@ def _links_unfit(bundle: Bundle, layers: Layers, has_quota: bool) -> str:
         return "root of a user namespace could write to the layers' files"
     if has_quota:
         return "the layers' files would count for its disk quota"
+    if layers.target != bundle.rootfs:
+        return "what is not its root can't be guarded: the container could write to the layers' files"
     parent = os.path.dirname(layers.target)
     device = os.stat(parent if os.path.isdir(parent) else bundle.path).st_dev
     return "" if all(os.stat(path).st_dev == device for path in layers.paths) else "they are on another file system"

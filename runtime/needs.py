@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 QUOTA_ANNOTATION = "io.joey.disk-quota"
 NETWORK_ANNOTATION = "io.joey.network"
 LAYERS_ANNOTATION = "io.joey.layers"
+LAYERS_PLACE_ANNOTATION = "io.joey.layers.at"
 VIEW_ANNOTATION = "io.joey.views"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",
@@ -63,6 +64,17 @@ def needs(bundle: Bundle) -> list[Need]:
 def quota_words(bundle: Bundle) -> list[str]:
     """The disk quotas that a bundle asks for by its annotation, as `--disk-quota` has them; ";" between two."""
     return bundle.annotations.get(QUOTA_ANNOTATION, "").replace(";", " ").split()
+
+
+def layers_place(bundle: Bundle) -> str:
+    """Where a bundle has its layers by its annotation, when not at its root: a name in the bundle; "" for its root.
+
+    Raises BundleError for what is no name.
+    """
+    name = bundle.annotations.get(LAYERS_PLACE_ANNOTATION, "")
+    if name and ("/" in name or name in (".", "..") or f"{bundle.path}/{name}" == bundle.rootfs):
+        raise BundleError(f"annotations[{LAYERS_PLACE_ANNOTATION!r}]", f'"{name}" is no name beside the root')
+    return name
 
 
 def layer_words(bundle: Bundle) -> list[str]:

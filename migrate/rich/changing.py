@@ -75,7 +75,7 @@ def _upgrade(container: Container, lower: str, reference: str, keep: bool) -> No
     rich = container.rich()
     guest = Guest(lower)
     init = inits.of(rich.asked, guest)
-    inits.check_kernel(init, guest)
+    config.check_kernel(rich, init, guest)
     was_running = container.running() is not None or container.life().wanted == RUNNING
     disk.prepare(container, rich)
     upper = f"{container.bundle}/{LAYERS}/upper"

@@ -158,7 +158,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
     process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), held)
     config["root"] = {"path": "rootfs", "readonly": False}
     config["hostname"] = rich.hostname or rich.name
-    config["mounts"] = [*_mounts(config["mounts"], rich, init), *_volumes(container, rich)]
+    config["mounts"] = [*_mounts(config["mounts"], rich, init), *volumes(container, rich)]
     if init.kind != "systemd":  # which takes a terminal there, or nothing
         config["mounts"].append(
             {"destination": "/dev/console", "type": "bind", "source": container.console, "options": ["bind"]}
@@ -199,7 +199,22 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         hooks.setdefault("createRuntime", []).insert(0, _own_cgroups(linux["cgroupsPath"], first))
     if hooks:
         config["hooks"] = hooks
+    if rich.isolation == "vm":
+        from .vm import machine
+
+        return machine.around(container, rich, config, guest_of(container, rich))
     return config
+
+
+def check_kernel(rich: Rich, init: inits.Init, lower: Guest) -> None:
+    """Raise JoeyError where a machine's init can't run on the kernel that it gets."""
+    release = ""
+    if rich.isolation == "vm":
+        from .vm import machine
+
+        machine.check(rich)
+        release = machine.kernel_of(rich, lower).release
+    inits.check_kernel(init, lower, release)
 
 
 def may_reboot() -> bool:
@@ -222,7 +237,7 @@ def _mounts(given: list[dict[str, Any]], rich: Rich, init: inits.Init) -> list[d
     return out
 
 
-def _volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
+def volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
     out = []
     for volume in rich.volumes:
         if not volume.source:

@@ -42,7 +42,13 @@ def call(container: Container, *words: str, seconds: float = 60.0, text: str = "
 def inside(
     container: Container, command: list[str], seconds: float = 30.0, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the container."""
+    """Run a command in the container; status 255 where that can't be."""
+    rich = container.rich()
+    if rich.isolation == "vm":
+        from .vm import link, machine
+
+        body = link.request(command, machine.program_env(rich), (0, 0, []), "/", None)
+        return link.run(machine.folder_of(container), body, seconds, text)
     return call(container, "exec", "--user", "0:0", "--cwd", "/", container.name, *command, seconds=seconds, text=text)
 
 
@@ -59,7 +65,7 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
         raise JoeyError(f"{rich.lower}, the files of its image, is gone", "joey rich upgrade gives it another image")
     guest = Guest(rich.lower)
     init = inits.of(rich.init, guest)
-    inits.check_kernel(init, guest)
+    config.check_kernel(rich, init, guest)
     config.prepare_volumes(container, rich)
     if not os.path.exists(container.console):
         os.mkfifo(container.console, 0o600)
@@ -70,6 +76,10 @@ def prepare(container: Container, rich: Rich) -> inits.Init:
     config.drop_own_environment(container)
     if not os.path.isdir(f"{container.folder}/fixes") or config.has_moved(container, rich):
         config.write_fixes(container, rich, init)
+    if rich.isolation == "vm":
+        from .vm import machine
+
+        machine.prepare(container, rich, init, guest)
     config.write_bundle(container, rich, init, _joined(container, rich))
     return init
 
@@ -174,6 +184,7 @@ def check_wait(word: str) -> None:
 def condition(container: Container, init: inits.Init, word: str) -> Callable[[], bool]:
     """A function that says whether what is waited for is there."""
     kind, _, value = word.partition(":")
+    rich = container.rich()
 
     def by_init() -> bool:
         if not init.up:
@@ -183,6 +194,9 @@ def condition(container: Container, init: inits.Init, word: str) -> Callable[[],
 
     def by_port() -> bool:
         state = container.running()
+        if state and rich.isolation == "vm":
+            text = inside(container, ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6"]).stdout
+            return int(value) in _listening(text.splitlines())
         return bool(state) and int(value) in listening(state.pid if state else 0)
 
     def by_command() -> bool:
@@ -210,11 +224,15 @@ def listening(pid: int) -> set[int]:
     for name in ("tcp", "tcp6"):
         try:
             with open(f"/proc/{pid}/net/{name}", encoding="ascii") as file:
-                rows = [line.split() for line in file.readlines()[1:]]
+                out |= _listening(file.readlines())
         except OSError:
             continue
-        out |= {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == _LISTEN}
     return out
+
+
+def _listening(lines: list[str]) -> set[int]:
+    rows = [line.split() for line in lines]
+    return {int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == _LISTEN}
 
 
 def settle(container: Container) -> None:
@@ -248,7 +266,8 @@ def _run_hook(container: Container, hook: Hook, extra: dict[str, str]) -> None:
     argv = hook.command
     if hook.place == "container":
         options = [word for value in words for word in ("--env", value)]
-        argv = joey(container, "exec", *options, "--user", "0:0", "--cwd", "/", container.name, *hook.command)
+        here = [*own_command(), "rich", "exec", "--store", container.store.path]
+        argv = [*here, *options, "--user", "0:0", "--cwd", "/", container.name, *hook.command]
     output, problem = _said_by(argv, env, hook.seconds)
     _to_log(
         container,
@@ -361,6 +380,13 @@ def _ask(container: Container, rich: Rich, init: inits.Init, pid: int, born: int
             inside(container, init.shutdown, seconds=20)
         except JoeyError:
             pass  # it went down meanwhile
+    elif rich.isolation == "vm":
+        from .vm import machine
+
+        try:
+            machine.ask_to_end(container, init, rich.stop_signal or init.signal)
+        except JoeyError:
+            _signal(pid, born, signal.SIGTERM)  # it has no agent: it is still booting
     else:
         _signal(pid, born, rich.stop_signal or init.signal)
 
@@ -375,7 +401,7 @@ def _signal(pid: int, born: int, number: int) -> None:
 
 def _only_init(container: Container, pid: int, init: inits.Init) -> bool:
     """Whether nothing is left but an init that can't end by itself: before Linux 3.4 reboot(2) would be the host's."""
-    if not init.boots or config.may_reboot():
+    if not init.boots or config.may_reboot() or container.rich().isolation == "vm":
         return False
     from ...runtime import members
 

@@ -59,7 +59,8 @@ _UNITS = {
         ifup@.service dhcpcd.service
     """.split(),
     _CONSOLE: """
-        getty@.service getty@tty1.service serial-getty@.service console-getty.service console-setup.service
+        getty@.service getty-static.service getty@tty1.service serial-getty@.service console-getty.service
+        console-setup.service
         keyboard-setup.service systemd-vconsole-setup.service plymouth-start.service plymouth-quit.service
         plymouth-quit-wait.service plymouth-read-write.service autovt@.service
     """.split(),

@@ -10,6 +10,7 @@ from ...compat.files import read_fd
 from ...compat.rootpath import Root
 
 _LARGEST = 1 << 20
+_MOST_LINKS, _LONGEST = 40, 4096
 
 
 class Guest:
@@ -41,31 +42,57 @@ class Guest:
         return place
 
     def settled(self, path: str) -> str:
-        """The same, where the last parts of it may be missing: those stay as they are written."""
+        """The same, where the last parts of it may be missing: those stay as they are written. Links to what is missing
+        are followed, inside."""
+        given, followed = path, 0
         rest = ""
         while True:
             if found := self.real(path):
-                return found.rstrip("/") + rest or "/"
+                name, _, more = rest.lstrip("/").partition("/")
+                target = self._link(f"{found.rstrip('/')}/{name}") if name and followed < _MOST_LINKS else ""
+                if not target:
+                    return found.rstrip("/") + rest or "/"
+                followed += 1
+                path = os.path.normpath(os.path.join(found, target, more)).replace("//", "/")
+                rest = ""
+                continue
             path, _, name = path.rpartition("/")
             rest = f"/{name}{rest}"
             path = path or "/"
+            if len(rest) > _LONGEST:
+                return given
+
+    def _link(self, path: str) -> str:
+        """What a link says, the way to which has none; "" for what is no link."""
+        for base in self._paths:
+            try:
+                return os.readlink(f"{base}{path}")
+            except OSError:
+                continue
+        return ""
 
     def exists(self, path: str) -> bool:
         return bool(self.real(path))
 
-    def text(self, path: str) -> str:
-        """A regular file's text; "" for what is none, or larger than a MiB."""
+    def open(self, path: str) -> int:
+        """A regular file, to read; -1 for what is none."""
         fd, _ = self._open(path)
         if fd < 0:
-            return ""
+            return -1
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return ""
-            reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                return -1
+            return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
-            return ""
+            return -1
         finally:
             os.close(fd)
+
+    def text(self, path: str) -> str:
+        """A regular file's text; "" for what is none, or larger than a MiB."""
+        reading = self.open(path)
+        if reading < 0:
+            return ""
         try:
             return read_fd(reading, _LARGEST).decode("utf-8", "surrogateescape")
         except (OSError, JoeyError):

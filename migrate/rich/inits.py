@@ -134,12 +134,14 @@ def wants_cgroup_v1(guest: Guest) -> bool:
     return (systemd_version(guest) or systemd.OLDEST_NAMED - 1) < _CGROUP_V2_FROM
 
 
-def check_kernel(init: Init, guest: Guest) -> None:
-    """Raise JoeyError where the init can't run here."""
+def check_kernel(init: Init, guest: Guest, release: str = "") -> None:
+    """Raise JoeyError where the init can't run here, or on a kernel of its own."""
     if init.kind != "systemd":
         return
-    if why := systemd.unfit(systemd_version(guest), os.uname().release):
+    if why := systemd.unfit(systemd_version(guest), release or os.uname().release):
         raise JoeyError(why, "an image with sysvinit, or --init none with the program itself")
+    if release:
+        return
     with open("/proc/mounts", encoding="utf-8", errors="replace") as file:
         unified = "cgroup2" in {line.split()[2] for line in file if " /sys/fs/cgroup " in line}
     if unified and wants_cgroup_v1(guest):

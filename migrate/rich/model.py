@@ -89,6 +89,9 @@ class Rich:
     fixes: bool = True
     beside: dict[str, list[str]] = field(default_factory=dict)  # services joey adds: name -> command
     labels: dict[str, str] = field(default_factory=dict)
+    isolation: str = "container"  # or "vm"
+    kernel: str = ""  # vm: a kernel that was named
+    accel: str = "auto"  # vm: kvm, tcg, or what works
     policy: str = ""
     force: list[str] = field(default_factory=list)
     created: str = ""

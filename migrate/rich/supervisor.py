@@ -223,6 +223,10 @@ class Supervisor:
         self._settling = self._checking = 0
         self._next_check = 0.0
         code = None if status is None else os.waitstatus_to_exitcode(status)
+        if self._container.rich().isolation == "vm":
+            from .vm import machine
+
+            code = machine.status_of(self._container, code)
         self._drain()
         self._log.say(f"ended with {_words(code)}")
         self._call("delete", "--force", self._container.name)

@@ -46,9 +46,11 @@ class Rich:
         self.store = store
         self.program = joey.program
 
-    def __call__(self, *words: str, check: bool = True, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *words: str, check: bool = True, timeout: float = 100, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "JOEY_RICH": str(self.store)}
-        return self._joey("rich", *words, check=check, timeout=timeout, env=environment)
+        return self._joey("rich", *words, check=check, timeout=timeout, env=environment, **options)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {row["name"]: row for row in json.loads(self("ps", "--all", "--json").stdout)}

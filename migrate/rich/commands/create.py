@@ -54,7 +54,7 @@ def _make(arguments: Arguments, store: Store) -> Container:
             raise UsageError(
                 "the image has no init, and names no program", "joey rich create IMAGE PROGRAM [ARGUMENT...]"
             )
-        inits.check_kernel(init, guest)
+        config.check_kernel(rich, init, guest)
         config.write_fixes(container, rich, init)
         config.config_of(container, rich, init)  # what can't be is told now
         container.save(rich)

@@ -40,6 +40,7 @@ COMMAND = Command(
         "boot": _verb("boot", "start those that ran when the host went down"),
         "supervise": _verb("supervise", ""),
         "settle": _verb("settle", ""),
+        "wire": _verb("wire", ""),
         "check-health": _verb("check_health", ""),
     },
     detail=(

@@ -60,6 +60,9 @@ MAKING = (
     Option("--views", "", "have free, top and nproc show its own memory and CPUs"),
     Option("--id-map", "HOST[:COUNT]", "its ids from 0 on are the host's from HOST on: its root is nobody's"),
     Option("--cap-add", "NAME", "one more capability; may be repeated", many=True),
+    Option("--isolation", "container|vm", "vm: a kernel of its own, in QEMU", "container"),
+    Option("--kernel", "FILE|DIR", "that kernel (default: the image's own, else the host's)"),
+    Option("--accel", "auto|kvm|tcg", "how QEMU runs it (default: KVM, where it is seen to work)", "auto"),
     Option("--privileged", "", "every capability, no masks: as good as root of the host"),
     Option("--scripts", "DIR", "hooks as files: DIR/PHASE/NAME"),
     Option("--beside", "NAME:COMMAND", "one more service of its init; may be repeated", many=True),
@@ -133,6 +136,12 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
     set_limits(arguments, rich)
     rich.asked = rich.init = arguments.text("init")
     rich.hostname = arguments.text("hostname")
+    rich.isolation, rich.accel = arguments.text("isolation"), arguments.text("accel")
+    rich.kernel = os.path.abspath(word) if (word := arguments.text("kernel")) else ""
+    if rich.isolation not in ("container", "vm") or rich.accel not in ("auto", "kvm", "tcg"):
+        raise UsageError("--isolation is container or vm, --accel is auto, kvm or tcg")
+    if rich.isolation != "vm" and (rich.kernel or rich.accel != "auto"):
+        raise UsageError("--kernel and --accel are for --isolation vm")
     rich.networks = arguments.many("network")
     for word in arguments.many("publish"):
         parse_port(word)

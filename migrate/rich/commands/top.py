@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ....runtime.options import Arguments, Command
 from .. import control
@@ -11,6 +12,11 @@ from .shared import STORE, container_of
 
 def run(arguments: Arguments) -> int:
     container = container_of(arguments)
+    if container.rich().isolation == "vm":
+        done = control.inside(container, ["ps", *(arguments.words[1:] or ["-ef"])])
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+        return done.returncode
     os.execv(control.joey(container)[0], control.joey(container, "ps", container.name, *arguments.words[1:]))
     return 0
 
