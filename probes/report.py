@@ -151,6 +151,12 @@ def parse(text: str, path: str) -> KernelReport:
                 raise TypeError(f"findings.{name}.detail")
             findings[name] = Finding(name, row["state"], row["call"], row["answer"], detail)
         key, machine = dict(value["key"]), dict(value["machine"])
-        return KernelReport(findings, key, machine, str(value["joey"]), float(value["seconds"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        for word in (*key.values(), *machine.values()):
+            if not isinstance(word, str):
+                raise TypeError(f"{word!r} is no text")
+        seconds = float(value["seconds"])
+        if not 0 <= seconds < 1e9:
+            raise ValueError(f"{seconds} seconds")
+        return KernelReport(findings, key, machine, str(value["joey"]), seconds)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReportError(f"{path} is a damaged kernel report: {error}") from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ...compat.errors import JoeyError
-from .link import Link, LinkError, Way, libraries
+from .link import Link, Way, libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,19 +37,23 @@ def each(
 ) -> Iterator[Outcome[Value]]:
     """Do `job` on every host; the outcomes as they come. A job raises JoeyError for what goes wrong."""
     libraries()
+    open_links: set[Link] = set()
     with ThreadPoolExecutor(max(1, min(parallel, len(hosts)))) as pool:
-        futures = [pool.submit(_one, host, job, way) for host in hosts]
+        futures = [pool.submit(_one, host, job, way, open_links) for host in hosts]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for link in list(open_links):
+                link.close()  # whatever is waited for there
             raise
 
 
-def _one(host: Host, job: Callable[[Link], Value], way: Way) -> Outcome[Value]:
+def _one(host: Host, job: Callable[[Link], Value], way: Way, open_links: set[Link]) -> Outcome[Value]:
     started = time.monotonic()
     link = Link(host, way, started + host.timeout)
+    open_links.add(link)
     watch = threading.Timer(host.timeout, link.close)  # whatever it waits for
     watch.daemon = True
     watch.start()
@@ -64,7 +68,9 @@ def _one(host: Host, job: Callable[[Link], Value], way: Way) -> Outcome[Value]:
         error, hint = f"{type(problem).__name__}: {problem}", "a fault of joey's, not yours"
     finally:
         watch.cancel()
+        open_links.discard(link)
     if error and time.monotonic() - started >= host.timeout:
-        error = str(LinkError(f"not done within {host.timeout} s"))
+        late = f"not done within {host.timeout} s"
+        error = error if late in error else f"{late}: {error}"
         hint = "timeout: in the fleet's file, or --timeout"
     return Outcome(host, value, error, hint, link.notes, time.monotonic() - started)

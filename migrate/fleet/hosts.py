@@ -79,28 +79,35 @@ class Fleet:
         In the order of the file, each once. Raises HostsError for a word that means nothing here.
         """
         chosen: dict[str, Host] = {}
-        if not words or all(word.startswith("!") for word in words):
+        wanted = [each for word in words if not word.startswith("!") for each in spread(word)]
+        unwanted = [each for word in words if word.startswith("!") for each in spread(word[1:])]
+        if not wanted:
             chosen = dict(self.hosts)
-        for word in words:
-            if word.startswith("!"):
-                for name in self._named(word[1:]):
-                    chosen.pop(name, None)
-                continue
+        for word in wanted:
             names = self._named(word)
             if names:
                 chosen.update({name: self.hosts[name] for name in names})
             elif self.hosts and not re.search(r"[@:]", word):
-                known = ", ".join(sorted(self.groups)) or "none"
-                raise HostsError(f"{self.where} has no host or group {word!r}", f"groups: {known}")
+                raise self._unknown(word)
             else:
                 host = from_word(word)
                 chosen[host.name] = host
+        for word in unwanted:  # wherever they stand, they go last
+            names = self._named(word) or [name for name in (word, from_word(word).name) if name in chosen]
+            if not names:
+                raise self._unknown(word)
+            for name in names:
+                chosen.pop(name, None)
         if not chosen:
             raise HostsError(
                 "no host is named", f"name them, or give --hosts FILE (default: {DEFAULT_FILE} in this folder)"
             )
         order = {name: place for place, name in enumerate(self.hosts)}
         return sorted(chosen.values(), key=lambda host: order.get(host.name, len(order)))
+
+    def _unknown(self, word: str) -> HostsError:
+        known = ", ".join(sorted(self.groups)) or "none"
+        return HostsError(f"{self.where} has no host or group {word!r}", f"groups: {known}")
 
     def _named(self, word: str) -> list[str]:
         if word in self.hosts:
@@ -141,15 +148,24 @@ def read(path: str) -> Fleet:
 
 def spread(name: str) -> list[str]:
     """`web[01-03]` as web01, web02, web03; a name without such a range as it is."""
+    count = 1
+    for found in _RANGE.finditer(name):
+        if len(found[0]) > 32:
+            raise HostsError(f"{name[:80]}: not a range of hosts", "such as web[01-20]")
+        count *= max(0, int(found[2]) - int(found[1]) + 1)
+        if not 0 < count <= _MOST:
+            raise HostsError(f"{name}: not a range of hosts, or of more than {_MOST}", "such as web[01-20]")
+    return _spread(name)
+
+
+def _spread(name: str) -> list[str]:
     found = _RANGE.search(name)
     if not found:
         return [name]
     first, last = int(found[1]), int(found[2])
-    if not first <= last < first + _MOST:
-        raise HostsError(f"{name}: not a range of hosts", "such as web[01-20]")
     wide = len(found[1])
     head, tail = name[: found.start()], name[found.end() :]
-    return [each for number in range(first, last + 1) for each in spread(f"{head}{number:0{wide}d}{tail}")]
+    return [each for number in range(first, last + 1) for each in _spread(f"{head}{number:0{wide}d}{tail}")]
 
 
 def parse(data: str, where: str) -> Fleet:
@@ -169,13 +185,17 @@ def parse(data: str, where: str) -> Fleet:
     read.mapping(node, parts, "a fleet")
     if not own:
         raise HostsError(f"{where}:1: it has no hosts")
-    members = {name: _members(name, groups, list(own), ()) for name in groups}
+    known: dict[str, frozenset[str]] = {}
+    for name in groups:
+        _members(name, groups, own, (), known)
+    order = {name: place for place, name in enumerate(own)}
+    members = {name: sorted(known[name], key=order.__getitem__) for name in groups}
     if both := sorted(set(members) & set(own)):
         raise HostsError(f"{where}: {both[0]} is a host and a group")
     hosts = {}
     for name, options in own.items():
         of_groups: dict[str, Any] = {}
-        mine = [group for group, names in members.items() if name in names]
+        mine = [group for group in groups if name in known[group]]
         for group in mine:
             of_groups.update(groups[group].options)
         hosts[name] = replace(Host(name), **{**defaults, **of_groups, **options}, groups=tuple(mine))
@@ -239,22 +259,27 @@ def _groups(read: _Reader, node: Any) -> dict[str, _Group]:
     return found
 
 
-def _members(name: str, groups: dict[str, _Group], hosts: list[str], above: tuple[str, ...]) -> list[str]:
-    """The names of a group's hosts, in the order of the file."""
+def _members(name: str, groups: dict[str, _Group], hosts: dict[str, Any], above: tuple[str, ...],
+             known: dict[str, frozenset[str]]) -> frozenset[str]:  # fmt: skip
+    """The names of a group's hosts; each group is looked at once."""
+    if name in known:
+        return known[name]
     group = groups[name]
     if name in above:
         raise group.read.fail(group.node, f"group {name} is in itself: {' > '.join([*above, name])}")
     found: set[str] = set()
     for word in group.hosts:
-        some = [each for single in spread(word) for each in fnmatch.filter(hosts, single)]
+        singles = spread(word)
+        some = [each for one in singles for each in ([one] if one in hosts else fnmatch.filter(hosts, one))]
         if not some:
             raise group.read.fail(group.node, f"group {name}: there is no host {word!r}")
         found.update(some)
     for word in group.groups:
         if word not in groups:
             raise group.read.fail(group.node, f"group {name}: there is no group {word!r}")
-        found.update(_members(word, groups, hosts, (*above, name)))
-    return [each for each in hosts if each in found]
+        found |= _members(word, groups, hosts, (*above, name), known)
+    known[name] = frozenset(found)
+    return known[name]
 
 
 def _options(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/var/lib/joey/images"
 _CHUNK = 1 << 18
+_LARGEST_LIST = 8 << 20
 _LINE = re.compile(r"(\d{1,15}) ([0-9a-f]{64})")
 
 
@@ -83,7 +84,7 @@ class Image:
 def _header(path: str, size: int) -> bytes:
     entry = tarfile.TarInfo(path)
     entry.size, entry.mode = size, 0o644
-    return entry.tobuf(tarfile.USTAR_FORMAT)
+    return entry.tobuf(tarfile.GNU_FORMAT)  # larger than 8 GiB, too
 
 
 def reference(name: str) -> str:
@@ -93,13 +94,13 @@ def reference(name: str) -> str:
 
 def send(link: Link, image: Image, name: str) -> int:
     """Have the image on the host under a name, after `become_root`; the bytes that were sent. Raises LinkError."""
-    done = link.run_as_root(script("image-has.sh", FOLDER, name))
+    done = link.run_as_root(script("image-has.sh", FOLDER, name), limit=_LARGEST_LIST)
     lines = done.out.decode("utf-8", "replace").splitlines()
     there = {match[2]: int(match[1]) for line in lines if (match := _LINE.fullmatch(line))}
     digest = image.digest.partition(":")[2]
     missing = [blob for blob in image.blobs if there.get(blob.name) != blob.size]
-    if not missing and f"image {digest}" in lines:
+    if not missing and f"image {digest}.{name}" in lines:
         return 0
     data = image.stream(name, missing)
-    link.send(data, script("image-send.sh", FOLDER, name, digest, str(data.size // 1024 + 1024)))
+    link.send(data, script("lock.sh") + script("image-send.sh", FOLDER, name, digest, str(data.size // 1024 + 1024)))
     return data.size

@@ -23,11 +23,14 @@ from ...compat.errors import JoeyError
 from .link import LinkError, script
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .link import Link
 
 _SUM = re.compile(r"([0-9a-f]{64}) [ *]\./((?:[A-Za-z0-9_.+,@=-]+/)*[A-Za-z0-9_.+,@=-]+)")
 _LARGEST = 1 << 30
 _LARGEST_SUMS = 8 << 20
+_MOST_PACKED = 3  # hosts whose kits differ each have another archive
 
 
 class KitError(JoeyError):
@@ -44,6 +47,8 @@ class State(NamedTuple):
     before: str
     machine: str
     runs: bool
+    bad: frozenset[str] = frozenset()  # files that are not what SHA256SUMS says
+    rolled_back: bool = False
 
 
 class Sent(NamedTuple):
@@ -81,6 +86,8 @@ class Kit:
         """These files as a tar.gz; made once for hosts that are alike."""
         with self._lock:
             if names not in self._packed:
+                while len(self._packed) >= _MOST_PACKED:
+                    del self._packed[next(iter(self._packed))]
                 out = io.BytesIO()
                 with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
                     for name in sorted(names):
@@ -139,12 +146,18 @@ def state(link: Link) -> State:
     """What the host has. Raises LinkError."""
     done = link.run_as_root(script("kit-state.sh", link.host.kit), limit=_LARGEST_SUMS)
     head, _, sums = done.out.decode("utf-8", "replace").partition("sums\n")
-    words = dict(line.split(None, 1) for line in head.splitlines() if len(line.split(None, 1)) == 2)
-    return State(words.get("digest", ""), sums, words.get("before", ""), words.get("machine", ""), "runs" in words)
+    lines = [line.split(None, 1) for line in head.splitlines()]
+    words = {line[0]: line[1] for line in lines if len(line) == 2}
+    bad = frozenset(line[1].removeprefix("./") for line in lines if len(line) == 2 and line[0] == "bad")
+    return State(words.get("digest", ""), sums, words.get("before", ""), words.get("machine", ""), "runs" in words,
+                 bad, "rolled" in words)  # fmt: skip
 
 
-def deploy(link: Link, kit: Kit) -> Sent:
-    """Bring the kit to the host, and switch to it. Raises LinkError; then the host has what it had."""
+def deploy(link: Link, kit: Kit, begun: Callable[[str, str], None]) -> Sent:
+    """Bring the kit to the host, and switch to it; `begun` is told what from and to before that changes anything.
+
+    Raises LinkError; then the host has what it had, unless the link broke just then.
+    """
     if not link.become_root():
         raise LinkError("a kit is deployed by root, and there is no sudo without a password")
     there = state(link)
@@ -154,28 +167,30 @@ def deploy(link: Link, kit: Kit) -> Sent:
         sums = parse_sums(there.sums) if there.runs else {}
     except KitError:
         sums = {}  # whatever that is, nothing of it is taken along
-    names = kit.changed(sums)
+    names = kit.changed({name: digest for name, digest in sums.items() if name not in there.bad})
     if there.digest == kit.digest and names == {"SHA256SUMS"}:
         return Sent(there.digest, kit.digest, 0, 0)
     data = kit.packed(names)
     want = sum(len(kit.files[name][0]) for name in names) // 1024 * 2 + 1024
-    link.send(data, script("kit-send.sh", link.host.kit, kit.digest, str(want)))
-    _switch(link, kit.digest)
+    place = link.host.kit
+    steps = script("kit-send.sh", place, kit.digest, str(want)) + script("kit-switch.sh", place, kit.digest, "forward")
+    begun(there.digest, kit.digest)
+    link.send(data, script("lock.sh") + steps)
     return Sent(there.digest, kit.digest, len(names), len(data))
 
 
-def go_back(link: Link) -> Sent:
-    """Switch to the kit before. Raises LinkError."""
+def go_back(link: Link, begun: Callable[[str, str], None]) -> Sent:
+    """Switch to the kit before; a host that has gone back already stays there. Raises LinkError."""
     if not link.become_root():
         raise LinkError("a kit is deployed by root, and there is no sudo without a password")
     there = state(link)
-    if not re.fullmatch(r"[0-9a-f]{16}|folder", there.before):
+    if there.rolled_back:
+        link.notes.append("it has gone back to the kit before already")
+        return Sent(there.digest, there.digest, 0, 0)
+    if not re.fullmatch(r"[0-9a-f]{16}|folder", there.before) or there.before == there.digest:
         raise LinkError("there is no kit to go back to")
-    _switch(link, there.before)
-    return Sent(there.digest, there.before, 0, 0)
-
-
-def _switch(link: Link, digest: str) -> None:
-    done = link.run_as_root(script("kit-switch.sh", link.host.kit, digest))
+    begun(there.digest, there.before)
+    done = link.run_as_root(script("lock.sh") + script("kit-switch.sh", link.host.kit, there.before, "back"))
     if done.status:
-        raise LinkError(f"the kit does not run there, and was not switched to: {done.reason}")
+        raise LinkError(f"it was not switched: {done.reason}")
+    return Sent(there.digest, there.before, 0, 0)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from .hosts import Host
 
-_LARGEST = 64 << 20  # of what a command there prints
+_LARGEST = 16 << 20  # of what a command there prints
+_SMALL = 1 << 16
 _ERRORS = 1 << 16
 _CHUNK = 1 << 16
 # a terminal mixes output and errors, and whatever sudo says: what a command prints there is between these
@@ -83,12 +84,22 @@ class Link:
         self._way = way
         self._deadline = deadline
         self._connection: Any = None
+        self._through: list[Any] = []  # the hosts on the way to it, the nearest first
+        self._closed = False
         self._sudo = ""  # "", "plain" or "terminal"
         self._is_root = False
 
     def __enter__(self) -> Self:
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
         return self
+
+    def again(self, seconds: float) -> Link:
+        """Another connection to the same host, with time of its own: to take back what this one could not finish."""
+        return Link(self.host, self._way, time.monotonic() + seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,11 +108,13 @@ class Link:
 
     def close(self) -> None:
         """Also from another thread: whatever waits there ends with an error."""
-        if self._connection is not None:
-            try:
-                self._connection.client.close()
-            except Exception:
-                return  # it was half open
+        self._closed = True
+        for connection in [*self._through, self._connection]:
+            if connection is not None:
+                try:
+                    connection.client.close()
+                except Exception:
+                    continue  # it was half open
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
@@ -117,6 +130,7 @@ class Link:
             except (paramiko.AuthenticationException, ValueError):  # a refused RSA key is tried as one of DSA, too
                 # servers before OpenSSH 7.2 know no other signature of an RSA key than SHA-1's
                 self.close()
+                self._closed = False
                 self._open(fabric, paramiko, {"pubkeys": ["rsa-sha2-512", "rsa-sha2-256"]})
                 self.notes.append("its SSH server takes only SHA-1 signatures, and they were used")
         except paramiko.BadHostKeyException:
@@ -153,14 +167,28 @@ class Link:
             host.address or host.name, user=host.user or None, port=host.port or None, config=config,
             connect_kwargs=connect,
         )  # fmt: skip
-        _check_keys(self._connection, paramiko)
-        if not self._connection.gateway:
-            self._connection.connect_kwargs["sock"] = _socket(
-                self._connection.host, self._connection.port, connect["timeout"]
-            )
-        _load_key(self._connection.connect_kwargs, paramiko)
-        self._connection.open()
-        self._connection.transport.set_keepalive(15)
+        chain = [self._connection]
+        while chain[0].gateway is not None and not isinstance(chain[0].gateway, str):
+            chain.insert(0, chain[0].gateway)
+        self._through = chain[:-1]
+        before: Any = None
+        for each in chain:
+            _check_keys(each, paramiko)
+            if before is not None:
+                where = each.host, each.port
+                each.gateway = None  # fabric would wait for it without end
+                sock = before.transport.open_channel("direct-tcpip", where, ("", 0), timeout=connect["timeout"])
+                each.connect_kwargs["sock"] = sock
+            elif not each.gateway:
+                each.connect_kwargs["sock"] = _socket(each.host, each.port, connect["timeout"])
+            for key in ("timeout", "banner_timeout", "auth_timeout"):
+                each.connect_kwargs[key] = min(connect[key], self._left())
+            _load_key(each.connect_kwargs, paramiko)
+            each.open()
+            if self._closed:
+                raise LinkError(f"not done within {self.host.timeout} s")
+            each.transport.set_keepalive(15)
+            before = each
 
     def run(self, command: str, stdin: bytes | Stream = b"", limit: int = _LARGEST) -> Done:
         """A command for sh there, as the user who logs in. Raises LinkError where it does not come to an end."""
@@ -170,14 +198,19 @@ class Link:
         """Find a way to be root there; whether there is one. A host that says `sudo: no` has none but its user's."""
         if self._sudo or self._is_root:
             return True
-        self._is_root = self.run("id -u").out.strip() == b"0"
+        self._is_root = self.run("id -u", limit=_SMALL).out.strip() == b"0"
         if self._is_root:
             return True
         if self.host.sudo is False:
             return False
         for way in ("plain", "terminal"):  # sudoers of CentOS 6 have requiretty
             self._sudo = way
-            done = self.run_as_root("id -u")
+            try:
+                done = self.run_as_root("id -u", limit=_SMALL)
+            except LinkError:
+                if way == "terminal" and not self._closed:  # PermitTTY no
+                    break
+                raise
             if done.status == 0 and done.out.strip() == b"0":
                 return True
         self._sudo = ""
@@ -216,10 +249,12 @@ class Link:
     def _talk(self, channel: Any, stdin: Stream, limit: int, terminal: bool) -> Done:
         out, err = bytearray(), bytearray()
         ready = not terminal
-        feeder: threading.Thread | None = None
+        feeder: _Feeder | None = None
+        watched = select.poll()
+        watched.register(channel.fileno(), select.POLLIN)
         while True:
             if ready and feeder is None:
-                feeder = threading.Thread(target=_feed, args=(channel, stdin, not terminal), daemon=True)
+                feeder = _Feeder(channel, stdin, not terminal)
                 feeder.start()
             while channel.recv_ready():
                 out += channel.recv(_CHUNK)
@@ -234,9 +269,11 @@ class Link:
                 continue
             if channel.exit_status_ready() and channel.eof_received:
                 break
+            if feeder and feeder.problem:
+                raise LinkError(f"what is to be sent can't be: {feeder.problem}")
             if channel.closed:
                 raise LinkError("the connection broke")
-            select.select([channel.fileno()], [], [], min(self._left(), 0.2))
+            watched.poll(min(self._left(), 0.2) * 1000)
         while channel.recv_ready():
             out += channel.recv(_CHUNK)
         while channel.recv_stderr_ready():
@@ -267,16 +304,47 @@ def libraries() -> tuple[Any, Any]:
 
 
 def _check_keys(connection: Any, paramiko: Any) -> None:
-    """Have a connection, and those that it goes through, take known host keys only: fabric takes any."""
-    while connection is not None and not isinstance(connection, str):
-        client = connection.client
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        given = connection.ssh_config.get("userknownhostsfile", "").split()
-        for path in (*_KNOWN[:1], *(given or _KNOWN[1:])):
-            place = os.path.expanduser(path.strip('"'))
-            if os.path.isfile(place):
-                client.load_system_host_keys(place)
-        connection = connection.gateway
+    """Have a connection take known host keys only: fabric takes any."""
+    client = connection.client
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    given = connection.ssh_config.get("userknownhostsfile", "").split()
+    entries: list[Any] = []
+    revoked: set[str] = set()
+    for path in (*_KNOWN[:1], *(given or _KNOWN[1:])):
+        place = os.path.expanduser(path.strip('"'))
+        if os.path.isfile(place):
+            more, withdrawn = _known(place, os.stat(place).st_mtime_ns, paramiko)
+            entries += more
+            revoked |= withdrawn
+    keys = paramiko.HostKeys()
+    keys._entries = [entry for entry in entries if entry.key.get_base64() not in revoked]
+    client._system_host_keys = keys
+
+
+_files: dict[tuple[str, int], tuple[list[Any], set[str]]] = {}
+
+
+def _known(path: str, changed: int, paramiko: Any) -> tuple[list[Any], set[str]]:
+    """The entries of a known_hosts file, and the keys that it revokes; read once for all hosts. A line that says
+    nothing to us, such as that of a certificate's authority, is passed over, as ssh does. Source: sshd(8)."""
+    with _loading:
+        if (path, changed) not in _files:
+            entries, revoked = [], set()
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    words = line.split()
+                    if words[:1] == ["@revoked"] and len(words) > 3:
+                        revoked.add(words[3])
+                    if not words or words[0].startswith(("@", "#")):
+                        continue
+                    try:
+                        entry = paramiko.hostkeys.HostKeyEntry.from_line(line.strip())
+                    except Exception:
+                        continue
+                    if entry is not None:
+                        entries.append(entry)
+            _files[path, changed] = entries, revoked
+        return _files[path, changed]
 
 
 _keys: dict[tuple[str, int], Any] = {}
@@ -314,17 +382,36 @@ def _stream(data: bytes | Stream) -> Stream:
     return data if isinstance(data, Stream) else Stream.of(data)
 
 
-def _feed(channel: Any, data: Stream, ends: bool) -> None:
-    try:
-        for chunk in data.chunks():
-            for place in range(0, len(chunk), _CHUNK):  # sendall copies what is left with every packet
-                channel.sendall(chunk[place : place + _CHUNK])
-        if ends:
-            channel.shutdown_write()
-    except (OSError, EOFError):
-        return  # the command ended without reading all of it
-    except JoeyError:
-        channel.close()  # what was to be sent can't be read: its end must not look like the end of all
+class _Feeder(threading.Thread):
+    """Sends a stream. `problem`: why it could not be made; its end must not look like the end of all then."""
+
+    def __init__(self, channel: Any, data: Stream, ends: bool) -> None:
+        super().__init__(daemon=True)
+        self._channel = channel
+        self._data = data
+        self._ends = ends
+        self.problem = ""
+
+    def run(self) -> None:
+        chunks = self._data.chunks()
+        while True:
+            try:
+                chunk = next(chunks, b"")
+            except Exception as error:
+                self.problem = str(error) or type(error).__name__
+                return
+            if not chunk:
+                break
+            try:
+                for place in range(0, len(chunk), _CHUNK):  # sendall copies what is left with every packet
+                    self._channel.sendall(chunk[place : place + _CHUNK])
+            except (OSError, EOFError):
+                return  # the command ended without reading all of it
+        try:
+            if self._ends:
+                self._channel.shutdown_write()
+        except (OSError, EOFError):
+            return
 
 
 def _of_socket(error: BaseException) -> str:

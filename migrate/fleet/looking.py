@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
+from ...compat import jsonio
 from ...compat.errors import JoeyError
 from ...compat.syscalls import AARCH64, X86_64
 from ...probes import catalog, report
@@ -83,11 +84,24 @@ def look(link: Link, only: str = "") -> KernelReport:
             failed = str(error)
             link.notes.append(f"{way}: {error}")
             continue
+        _check(found)
         found.machine["by"] = way + (
             f", Python {'.'.join(map(str, version))}" if way in ("memory", "collector") else ""
         )
         return found
     raise LinkError(f"it can't be probed: {failed}")
+
+
+def _check(found: KernelReport) -> None:
+    """Raise LinkError for a report that can't be kept, or is larger than any: hosts say what they like."""
+    try:
+        text = jsonio.dumps(found.as_json())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise LinkError(f"it answered what is no report: {error}") from None
+    if len(text.encode("utf-8", "surrogatepass")) > _LARGEST:
+        raise LinkError(f"it answered a report of more than {_LARGEST >> 20} MiB")
+    for place in (found.machine, found.key):
+        place.update({name[:_LONG]: word[:_LONG] for name, word in place.items()})
 
 
 def untried(found: KernelReport) -> list[str]:
@@ -178,7 +192,7 @@ def collected(data: bytes) -> KernelReport:
     """The report of what collect.py printed. Raises LinkError for what it can't have printed."""
     known = catalog.by_feature()
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_no_number)
         findings = {}
         for feature, (state, answer, detail) in value["findings"].items():
             if feature not in known or state not in STATES or not isinstance(detail, dict):
@@ -236,6 +250,10 @@ def _controller(name: str, mounts: list[tuple[str, str, str]], enabled: dict[str
         detail = {"version": 1, "mount": "", "files": []}
         return Finding(f"cgroup.{name}", "works", call, "v1, not mounted: joey can mount it", detail)
     return Finding(f"cgroup.{name}", "absent", call, "not in /proc/cgroups")
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
 
 def _text(value: Any) -> str:

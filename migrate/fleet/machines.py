@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from . import images
 from .link import LinkError
@@ -12,6 +12,10 @@ from .link import LinkError
 if TYPE_CHECKING:
     from .images import Image
     from .link import Done, Link
+
+
+_LARGEST = 4 << 20  # of what joey says there
+_UNDO = 120.0  # seconds for taking a change back
 
 
 class Change(NamedTuple):
@@ -26,9 +30,8 @@ def joey(link: Link, *words: str) -> Done:
     """joey there, as root: the kit's, else whatever is in its PATH. Raises LinkError where root can't be had."""
     if not link.become_root():
         raise LinkError("containers are root's, and there is no sudo without a password")
-    return link.run_as_root(
-        f"PATH={shlex.quote(link.host.kit)}/bin:$PATH:/usr/local/bin\nexec joey {shlex.join(words)}"
-    )
+    command = f"PATH={shlex.quote(link.host.kit)}/bin:$PATH:/usr/local/bin\nexec joey {shlex.join(words)}"
+    return link.run_as_root(command, limit=_LARGEST)
 
 
 def must(link: Link, *words: str) -> bytes:
@@ -45,10 +48,14 @@ def must(link: Link, *words: str) -> bytes:
 def containers(link: Link) -> list[dict[str, Any]]:
     """All rich containers of the host, as `joey rich ps --json` tells."""
     try:
-        found = json.loads(must(link, "rich", "ps", "--all", "--json"))
+        found = json.loads(must(link, "rich", "ps", "--all", "--json"), parse_constant=_no_number)
         return [dict(row) for row in found]
     except (ValueError, TypeError, RecursionError):
         raise LinkError("its joey answers what is no list of containers", "another version of the kit?") from None
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
 
 def known(link: Link, name: str) -> dict[str, Any] | None:
@@ -74,18 +81,37 @@ def run(link: Link, image: Image, name: str, options: list[str], gate: str) -> C
     if there and before != image.digest:
         raise LinkError(f"{name} is there, with another image", f"joey fleet upgrade IMAGE {name}")
     if there:
-        if there.get("status") == "stopped":
-            must(link, "rich", "start", name)
+        _have_run(link, there, name)
         _gate(link, gate)
         return Change(before, image.digest, 0)
     size = images.send(link, image, name)
+    must(link, "rich", "create", "--name", name, *options, images.reference(name))  # what fails here has made nothing
     try:
-        must(link, "rich", "run", "--name", name, *options, images.reference(name))
+        must(link, "rich", "start", name)
         _gate(link, gate)
     except LinkError as error:
-        joey(link, "rich", "rm", "--force", name)
-        raise LinkError(f"{error}; it was removed again", error.hint) from None
+        _take_back(link, error, "removed again", "rich", "rm", "--force", name)
     return Change("", image.digest, size)
+
+
+def _have_run(link: Link, there: dict[str, Any], name: str) -> None:
+    """Start one that is stopped. Raises LinkError for one that neither runs nor can be started."""
+    status = there.get("status")
+    if status == "stopped":
+        must(link, "rich", "start", name)
+    elif status != "running":
+        raise LinkError(f"{name} is {str(status)[:40]}", f"joey rich logs {name} there")
+
+
+def _take_back(link: Link, error: LinkError, done: str, *words: str) -> NoReturn:
+    """Undo a change that failed, by a new connection with time of its own: the old one may be what failed."""
+    try:
+        with link.again(_UNDO) as other:
+            must(other, *words)
+    except LinkError as problem:
+        told = f"{error}; and it could not be {done}: {problem}"
+        raise LinkError(told, "run this again: it goes on from there") from None
+    raise LinkError(f"{error}; it was {done}", error.hint) from None
 
 
 def upgrade(link: Link, image: Image, name: str, gate: str) -> Change:
@@ -94,16 +120,18 @@ def upgrade(link: Link, image: Image, name: str, gate: str) -> Change:
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
     before = image_of(there)
-    if before == image.digest:
-        _gate(link, gate)
-        return Change(before, before, 0)
-    size = images.send(link, image, name)
-    must(link, "rich", "upgrade", "--image", images.reference(name), name)
+    size = 0
+    if before != image.digest:
+        size = images.send(link, image, name)
+        must(link, "rich", "upgrade", "--image", images.reference(name), name)
     try:
+        if before == image.digest:
+            _have_run(link, there, name)
         _gate(link, gate)
     except LinkError as error:
-        must(link, "rich", "rollback", name)
-        raise LinkError(f"{error}; it was rolled back", error.hint) from None
+        if before == image.digest and not there.get("upgraded"):
+            raise  # there is nothing to go back to
+        _take_back(link, error, "rolled back", "rich", "rollback", name)
     return Change(before, image.digest, size)
 
 

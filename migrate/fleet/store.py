@@ -62,6 +62,7 @@ class Store:
     def keep_check(self, image: str, verdicts: dict[str, str]) -> None:
         """Remember what was said of an image: host -> "runs", "runs with losses" or "does not run"."""
         os.makedirs(f"{self.folder}/checks", exist_ok=True)
+        verdicts = {**self.checks().get(image, {}), **verdicts}
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", image).lstrip(".")[-200:] or "image"
         write_atomically(f"{self.folder}/checks/{name}.json", json.dumps({"image": image, "hosts": verdicts}), 0o644)
 
@@ -85,11 +86,20 @@ class Store:
         os.makedirs(self.folder, exist_ok=True)
         line = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "who": _who(), "host": host,
                 "what": what, "before": before, "after": after}  # fmt: skip
-        with open(f"{self.folder}/journal", "a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        fd = os.open(f"{self.folder}/journal", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # by a run that was killed
+            os.write(fd, (b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def check(self) -> None:
+        """Raise OSError where nothing could be noted: before a host is changed."""
+        os.makedirs(self.folder, exist_ok=True)
+        os.close(os.open(f"{self.folder}/journal", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
     def journal(self, host: str = "") -> list[dict[str, Any]]:
         """What was done, the oldest first; of one host, or of all."""

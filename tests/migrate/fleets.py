@@ -58,7 +58,8 @@ class Desk:
         self.config = folder / "ssh_config"
         self.config.write_text(f"Host *\n  IdentityFile {folder}/key\n  UserKnownHostsFile {self.known}\n  User root\n")
         self.holder = subprocess.Popen(["unshare", "-n", "sleep", "1000000"])
-        time.sleep(0.2)
+        while Path(f"/proc/{self.holder.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
+            time.sleep(0.02)
         self.ip("link", "set", "lo", "up")
         self.ip("link", "add", "br0", "type", "bridge")
         self.ip("addr", "add", "10.99.0.254/24", "dev", "br0")

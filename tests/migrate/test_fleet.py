@@ -13,6 +13,7 @@ import pytest
 
 from joey.compat.errors import JoeyError
 from joey.migrate.fleet import hosts, looking
+from joey.migrate.fleet.store import Store
 from joey.probes.run import probe_machine
 
 from ..conftest import Joey
@@ -281,13 +282,22 @@ def test_a_kit_is_deployed_and_rolled_back(desk: Desk, roots: dict[str, Path], t
     assert has(desk, "one") == has(desk, "two") == "joey 1\n"
     told = [json.loads(line) for line in (desk.folder / "store/journal").read_text().splitlines()]
     assert [(row["host"], row["what"]) for row in told if row["host"] == one] == [
-        (one, "kit: deploy"),
-        (one, "kit: deploy"),
-        (one, "kit: rollback"),
+        (one, f"kit: {what}{word}") for what in ("deploy", "deploy", "rollback") for word in (" begun", "")
     ]
+    again = desk.fleet("deploy", "--rollback", *hosts_)
+    assert again.stderr.count("has gone back to the kit before already") == 2
+    assert has(desk, "one") == "joey 1\n", "a second rollback does not go forward"
+    desk.inside("one", "echo damaged >/opt/joey/lib/same")
+    mended = desk.json("deploy", "--kit", str(old), one)
+    assert mended[0]["files"] >= 2
+    desk.inside("one", "cd /opt/joey && sha256sum --quiet -c SHA256SUMS")
+    desk.json("deploy", "--kit", str(new), one)
+    assert has(desk, "one") == "joey 2\n"
     done = desk.fleet("exec", "joey version; hostname; id -u", *hosts_)
     assert sorted(done.stdout.splitlines()) == sorted(
-        f"{host}: {word}" for host, name in ((one, "one"), (two, "two")) for word in ("joey 1", name, "0")
+        f"{host}: {word}"
+        for host, name, version in ((one, "one", 2), (two, "two", 1))
+        for word in (f"joey {version}", name, "0")
     )
     assert desk.fleet("exec", "test $(hostname) = one", *hosts_, status=1).stderr.count("status 1") == 1
 
@@ -313,7 +323,7 @@ def test_a_deployment_that_fails_leaves_what_there_was(desk: Desk, roots: dict[s
         while "busy" not in left(desk, "gone"):
             time.sleep(0.01)
             assert running.poll() is None
-        desk.inside("gone", "kill -9 $(cat /opt/joey.kits/busy/pid)")
+        desk.inside("gone", "kill -9 $(cut -d ' ' -f 2 /opt/joey.kits/busy/owner)")
         assert running.wait(60) == 1
     assert has(desk, "gone") == "joey 1\n"
     for name in ("plain", "small"):
@@ -327,6 +337,125 @@ def test_a_deployment_that_fails_leaves_what_there_was(desk: Desk, roots: dict[s
     desk.inside("plain", "echo broken >/opt/joey/bin/joey")
     desk.fleet("deploy", "--kit", str(make_kit(tmp_path / "again", "2")), plain)
     assert has(desk, "plain") == "joey 2\n"
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_what_is_no_kit_is_not_moved_away(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    """A folder of somebody's at the place of the kit; one that was unpacked by hand; a lock of before a reboot."""
+    one = desk.add("one", roots["sh"], setup="mkdir -p /opt/joey/precious; echo 1 >/opt/joey/precious/file")
+    two = desk.add(
+        "two", roots["sh"], setup="mkdir -p /opt/joey.kits/busy; echo a-boot-before 1 100 >/opt/joey.kits/busy/owner"
+    )
+    three = desk.add("three", roots["sh"])
+    desk.wait()
+    old, new = make_kit(tmp_path, "1"), make_kit(tmp_path, "2")
+    done = desk.fleet("deploy", "--kit", str(old), one, two, status=1)
+    assert "/opt/joey is there, and no kit" in done.stderr
+    assert desk.inside("one", "cat /opt/joey/precious/file") == "1\n"
+    assert has(desk, "two") == "joey 1\n"
+    archive = subprocess.run(["tar", "-c", "-C", str(old), "."], capture_output=True, check=True).stdout
+    pid = str(desk.hosts["three"].pid)
+    script = "mkdir -p /opt/joey && tar -x -C /opt/joey"
+    subprocess.run(["nsenter", "-t", pid, "-n", "-m", "-u", "sh", "-c", script], input=archive, check=True)
+    desk.fleet("deploy", "--kit", str(new), three)
+    desk.fleet("deploy", "--rollback", three)
+    assert has(desk, "three") == "joey 1\n", "what was unpacked by hand is what one goes back to"
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_lines_of_known_hosts_that_are_not_keys(desk: Desk, roots: dict[str, Path]) -> None:
+    """A certificate's authority and a damaged line are passed over; a key that is revoked is not taken."""
+    one, two = desk.add("one", roots["sh"]), desk.add("two", roots["sh"], "HostKey=/tmp/other", known=False,
+                                                      setup="ssh-keygen -q -t ed25519 -N '' -f /tmp/other")  # fmt: skip
+    desk.wait()
+    key = (desk.folder / "host.pub").read_text().split()[1]
+    desk.known.write_text(f"@cert-authority * ssh-rsa {key}\n{one} ssh-rsa AAAAnothing!\n" + desk.known.read_text())
+    assert desk.fleet("exec", "echo well", one).stdout == f"{one}: well\n"
+    other = desk.inside("two", "cat /tmp/other.pub").split()[1]
+    desk.known.write_text(f"@revoked * ssh-ed25519 {other}\n{two} ssh-ed25519 {other}\n")
+    assert "its host key is not known" in desk.fleet("exec", "echo well", two, status=1).stderr
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_hosts_behind_another(desk: Desk, roots: dict[str, Path]) -> None:
+    """By ProxyJump; one that is silent there, and a way that is dead, keep nobody longer than they may."""
+    way, behind = desk.add("way", roots["sh"]), desk.add("behind", roots["sh"])
+    desk.wait()
+    desk.config.write_text(desk.config.read_text() + f"Host {behind}\n  ProxyJump {way}\n")
+    assert desk.fleet("exec", "hostname", behind).stdout == f"{behind}: behind\n"
+    sessions = desk.inside("way", "ps -e -o args 2>/dev/null | grep -c '[s]shd: root' || :")
+    assert sessions.strip() == "0", "nothing of it stays open"
+    for name in ("behind", "way"):
+        desk.cut(name)
+        before = time.monotonic()
+        done = desk.fleet("exec", "hostname", behind, "--timeout", "5", "--connect-timeout", "3", status=1)
+        assert time.monotonic() - before < 15, done.stderr
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_hosts_that_say_what_they_like(desk: Desk, roots: dict[str, Path], tmp_path: Path) -> None:
+    """One such host stops nobody, whatever it answers, and what is kept of it can be read again."""
+    answers = {
+        "infinite": '{"seconds": 1e999}', "typed": '{"machine": {"release": 7}}', "list": '{"key": {"uid": ["x"]}}',
+        "long": '{"machine": {"release": "%s"}}' % ("x" * 100_000),
+    }  # fmt: skip
+    base = json.loads(subprocess.run([desk.joey.program, "probe", "--json"], capture_output=True, check=True).stdout)
+    addresses = []
+    for name, more in answers.items():
+        answer = dict(base)
+        for key, value in json.loads(more).items():
+            answer[key] = {**base[key], **value} if isinstance(value, dict) else value
+        text = json.dumps(answer).replace("Infinity", "1e999")
+        (tmp_path / name).write_text(text)
+        setup = "mkdir -p /opt/joey/bin; printf '#!/bin/sh\\ncat /opt/joey/answer\\n' >/opt/joey/bin/joey; chmod 755 /opt/joey/bin/joey"
+        addresses.append(desk.add(name, roots["sh"], setup=setup))
+    good = desk.add("good", roots["sh"])
+    desk.wait()
+    for name in answers:
+        enter = ["nsenter", "-t", str(desk.hosts[name].pid), "-n", "-m", "-u", "sh", "-c", "cat >/opt/joey/answer"]
+        subprocess.run(enter, input=(tmp_path / name).read_bytes(), check=True)
+    done = desk.fleet("probe", "--parallel", "1", *addresses, good, status=None)
+    assert "Traceback" not in done.stderr
+    rows = {row["host"]: row for row in json.loads(desk.fleet("show", "--json").stdout)["hosts"]}
+    assert rows[good]["by"] == "sh"
+    assert all(len(row["machine"]["release"]) <= 4096 for row in rows.values())
+    desk.fleet("show", "--html", str(tmp_path / "page.html"))
+    done = desk.fleet("exec", "head -c 3000000 /dev/zero", good)
+    assert len(done.stdout) > 3000000
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["web", "!web2"], ["web1", "web3"]),
+        (["!web2", "web"], ["web1", "web3"]),
+        (["web[1-2]"], ["web1", "web2"]),
+        (["web", "!web[1-2]"], ["web3"]),
+        (["web", "10.0.0.1:22", "!10.0.0.1:22"], ["web1", "web2", "web3"]),
+    ],
+)
+def test_hosts_are_selected(words: list[str], names: list[str]) -> None:
+    fleet = hosts.parse("hosts: [web1, web2, web3, db1]\ngroups: {web: [web*]}\n", "f")
+    assert [host.name for host in fleet.select(words)] == names
+
+
+@pytest.mark.parametrize("words", [["web", "!wbe1"], ["web", "!wbe*"], ["web[1-99999][1-99999]"], ["web[9-1]"]])
+def test_hosts_that_are_not_there(words: list[str]) -> None:
+    fleet = hosts.parse("hosts: [web1, web2]\ngroups: {web: [web*]}\n", "f")
+    with pytest.raises(JoeyError):
+        fleet.select(words)
+
+
+def test_a_torn_line_of_the_journal_costs_no_other(tmp_path: Path) -> None:
+    place = Store(str(tmp_path))
+    place.note("one", "kit: deploy", "", "a")
+    (tmp_path / "journal").write_text((tmp_path / "journal").read_text() + '{"host": "tw')
+    place.note("three", "kit: deploy", "", "b")
+    assert [row["host"] for row in place.journal()] == ["one", "three"]
 
 
 @pytest.mark.root
@@ -346,8 +475,9 @@ def test_waves_over_twenty_hosts(desk: Desk, roots: dict[str, Path], tmp_path: P
     desk.ip("link", "set", "v3", "up")
     desk.fleet(*words)
     assert {has(desk, f"h{number}") for number in range(20)} == {"joey 1\n"}
-    told = [json.loads(line)["host"] for line in (desk.folder / "store/journal").read_text().splitlines()]
-    assert sorted(told) == sorted(addresses), "each once"
+    told = [json.loads(line) for line in (desk.folder / "store/journal").read_text().splitlines()]
+    assert sorted(row["host"] for row in told if row["what"] == "kit: deploy") == sorted(addresses), "each once"
+    assert [row["host"] for row in told if "failed" in row["what"]] == [addresses[2]]
     assert len(desk.json("probe", "--hosts", str(names))["hosts"]) == 20
 
 
@@ -393,13 +523,29 @@ def test_an_image_is_rolled_out(
         assert "the 1 that are left were not touched" in done.stderr
         versions = desk.json("exec", "joey rich exec shop cat /etc/version", *addresses)
         assert [row["output"] for row in versions] == ["1", "2", "2"]
+        # a gate that takes longer than the host may: it is put back all the same
+        slow = desk.fleet(
+            "upgrade", "--gate", "sleep 100", "--timeout", "25", f"{image}:1", "shop", addresses[2], status=1
+        )
+        assert "it was rolled back" in slow.stderr
+        assert desk.json("exec", "joey rich exec shop cat /etc/version", addresses[2])[0]["output"] == "2"
+        # another one of that name is nobody's to remove
+        both = desk.fleet("run", "--gate", "false", f"{image}:2", "shop", addresses[2], status=1)
+        assert "removed" not in both.stderr
+        assert desk.json("ps", addresses[2])[0]["containers"][0]["status"] == "running"
+        # the same image under a second name
+        desk.fleet("run", *options, f"{image}:1", "shop2", addresses[0])
+        desk.fleet("exec", "joey rich rm --force shop2; joey rich rm --force shop", addresses[0])
+        desk.fleet("run", *options, f"{image}:1", *words[:2])
+        modes = desk.inside("h1", "cd /var/lib/joey/images; stat -c %a . .pool; find .pool -type f -perm /077 | wc -l")
+        assert modes.split() == ["700", "700", "0"], "a machine's files are in them"
         assert "this is" in desk.fleet("logs", "shop", addresses[0]).stdout
         assert "shop is stopped on 3 of 3 hosts" in desk.fleet("stop", *words).stdout
         done_ = [(row["host"], row["what"]) for row in desk.json("journal")]
         assert done_.count((addresses[1], "shop: upgrade")) == 1
         assert any(host == addresses[1] and "upgrade failed: the gate failed" in what for host, what in done_)
         assert desk.inside("h1", "find /var/lib/joey/images/.pool -type f -links 1") == "", "blobs of nobody go"
-        assert desk.inside("h1", "ls /var/lib/joey/images/.layouts | wc -l") == "1\n"
+        assert desk.inside("h1", "ls /var/lib/joey/images/.layouts | wc -l") == "2\n"
         bare = desk.add("h4", roots["sh"])
         desk.wait()
         assert "there is no joey there (joey fleet deploy" in desk.fleet("ps", bare, status=1).stderr

@@ -24,6 +24,7 @@ GATE = Option("--gate", "COMMAND", "for sh on the host: it has to say, by status
 def roll_changes(arguments: Arguments, words: list[str], name: str, what: str, job: Callable[[Link], Change]) -> int:
     """Do it wave by wave, note what changed, and tell; the exit status."""
     fleet, place = chosen(arguments, words), store(arguments)
+    place.check()
 
     def seen(outcome: Outcome[Change]) -> bool:
         change = outcome.value

@@ -25,7 +25,11 @@ def run(arguments: Arguments) -> int:
     unknown = []
     of_like: dict[str, assess.Verdict] = {}  # hosts of a fleet are alike: one verdict for those with the same findings
     for name in names:
-        report = place.report(name)
+        try:
+            report = place.report(name)
+        except JoeyError as error:
+            print(f"joey: {error}", file=sys.stderr)
+            report = None
         if report is None:
             unknown.append(name)
             continue

@@ -23,18 +23,29 @@ def run(arguments: Arguments) -> int:
     if bool(arguments.text("kit")) == back:
         raise UsageError("what is to be deployed?", "--kit FILE, or --rollback")
     fleet, place = chosen(arguments), store(arguments)
+    what = "kit: rollback" if back else "kit: deploy"
+    if not dry:
+        place.check()
     made = None if back else kit.Kit(arguments.text("kit"))
 
     def job(link: Link) -> Sent:
         if dry:
             there = kit.state(link)
             return kit.Sent(there.digest, there.before if made is None else made.digest, 0, 0)
-        return kit.go_back(link) if made is None else kit.deploy(link, made)
+
+        def begun(before: str, after: str) -> None:
+            place.note(link.host.name, f"{what} begun", before, after)
+
+        return kit.go_back(link, begun) if made is None else kit.deploy(link, made, begun)
 
     def seen(outcome: Outcome[Sent]) -> bool:
         sent = outcome.value
-        if sent is not None and not dry and sent.before != sent.after:
-            place.note(outcome.host.name, "kit: rollback" if back else "kit: deploy", sent.before, sent.after)
+        if dry:
+            return not outcome.error
+        if sent is None:
+            place.note(outcome.host.name, f"{what} failed: {outcome.error}", "", "")
+        elif sent.before != sent.after or sent.size:
+            place.note(outcome.host.name, what, sent.before, sent.after)
         return not outcome.error
 
     rows = roll(arguments, fleet, job, seen)

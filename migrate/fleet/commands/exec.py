@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..crew import Outcome
     from ..link import Done, Link
 
+_PIECE = 1 << 14  # characters
+
 
 def run(arguments: Arguments) -> int:
     command, *words = arguments.words
@@ -31,9 +33,11 @@ def run(arguments: Arguments) -> int:
         return link.run(script) if as_user else link.run_as_root(script)
 
     def seen(outcome: Outcome[Done]) -> bool:
-        if outcome.value is not None and not arguments.switch("json"):
-            _print(outcome.host.name, outcome.value)
-        return outcome.value is not None and outcome.value.status == 0
+        done = outcome.value
+        if done is not None and not arguments.switch("json"):
+            _print(outcome.host.name, done)
+            outcome.value = done._replace(out=b"", err="")  # a thousand hosts' output is not kept
+        return done is not None and done.status == 0
 
     found = roll(arguments, fleet, job, seen)
     if arguments.switch("json"):
@@ -54,7 +58,8 @@ def _print(host: str, done: Done) -> None:
     name = plain(host)
     for text, stream in ((done.out.decode("utf-8", "replace"), sys.stdout), (done.err, sys.stderr)):
         for line in text.splitlines():
-            print(f"{name}: {plain(line)}", file=stream, flush=True)
+            for place in range(0, max(1, len(line)), _PIECE):  # a line may be as long as all of it
+                print(f"{name}: {plain(line[place : place + _PIECE])}", file=stream, flush=True)
     if done.status:
         print(f"{name}: status {done.status}", file=sys.stderr, flush=True)
 

@@ -20,9 +20,12 @@ def run(arguments: Arguments) -> int:
     fleet, place = chosen(arguments), store(arguments)
     rows: dict[str, Row] = {}
     for outcome in crew.each(fleet, lambda link: looking.look(link, only), way(arguments), parallel(arguments)):
-        tell(outcome)
         if outcome.value is not None:
-            place.keep(outcome.host.name, outcome.value)
+            try:
+                place.keep(outcome.host.name, outcome.value)
+            except (OSError, ValueError) as error:
+                outcome.value, outcome.error = None, f"its report can't be kept: {error}"
+        tell(outcome)
         rows[outcome.host.name] = Row(outcome.host.name, outcome.value, outcome.error, outcome.seconds)
     ordered = [rows[host.name] for host in fleet]
     if arguments.switch("json"):

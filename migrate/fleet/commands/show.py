@@ -18,6 +18,7 @@ from .shared import HOSTS, STORE, WORDS, chosen, store
 
 if TYPE_CHECKING:
     from ....probes.report import KernelReport
+    from ..store import Store
 
 
 class Row(NamedTuple):
@@ -35,7 +36,7 @@ def run(arguments: Arguments) -> int:
     names = [host.name for host in chosen(arguments)] if words or arguments.given("hosts") else place.hosts()
     if not names:
         raise JoeyError(f"nothing is known yet in {place.folder}", "joey fleet probe HOST ...", "fleet")
-    rows = [Row(name, place.report(name), "", place.seen(name)) for name in names]
+    rows = [_row(place, name) for name in names]
     policy = policy_of(arguments)
     target = arguments.text("html")
     if target:
@@ -48,6 +49,14 @@ def run(arguments: Arguments) -> int:
     else:
         show(rows, policy)
     return 0
+
+
+def _row(place: Store, name: str) -> Row:
+    try:
+        return Row(name, place.report(name), "", place.seen(name))
+    except JoeyError as error:  # one that is damaged is no reason not to show the others
+        print(f"joey: {name}: {error}", file=sys.stderr)
+        return Row(name, None, str(error))
 
 
 def rows_json(rows: list[Row], policy: str) -> dict[str, Any]:

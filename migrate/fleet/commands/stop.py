@@ -18,13 +18,14 @@ def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
     fleet, place = chosen(arguments, words), store(arguments)
+    place.check()
 
     def job(link: Link) -> bytes:
         return machines.must(link, "rich", "stop", name)
 
     def seen(outcome: Outcome[bytes]) -> bool:
-        if not outcome.error:
-            place.note(outcome.host.name, f"{name}: stop", "", "")
+        failed = f" failed: {outcome.error}" if outcome.error else ""
+        place.note(outcome.host.name, f"{name}: stop{failed}", "", "")
         return not outcome.error
 
     rows = roll(arguments, fleet, job, seen)

@@ -1,23 +1,18 @@
 # Make KIT.kits/DIGEST ($1 is KIT, $2 the digest) of what KIT has and of a tar.gz on standard input with what is new or
-# other; $3: how many KiB that wants. It is there whole and checked, or not at all.
+# other; $3: how many KiB that wants. It is there whole and checked, or not at all. lock.sh goes before, and kit-switch.sh
+# follows in the same shell: $place is what it is called.
 set -e
-kit=$1 new=$2 want=$3 kits=$1.kits
+kit=$1 new=$2 want=$3 kits=$1.kits place=$2
 umask 022
 export LC_ALL=C
 mkdir -p "$kits"
-if ! mkdir "$kits/busy" 2>/dev/null; then
-    owner=$(cat "$kits/busy/pid" 2>/dev/null || echo 0)
-    if [ "$owner" -gt 1 ] && kill -0 "$owner" 2>/dev/null; then
-        echo "another deployment is at work there" >&2
-        exit 1
-    fi
-    rm -rf "$kits/busy"
-    mkdir "$kits/busy"
-fi
-echo $$ >"$kits/busy/pid"
-part=$kits/$new.part
-trap 'rm -rf "$kits/busy" "$part"' EXIT
+part=
+trap '[ -z "$part" ] || rm -rf "$part"; unlock' EXIT
 trap 'exit 1' HUP INT TERM
+lock "$kits" 0 || exit 1
+# the present one is damaged: its folder stays as it is until another one is there
+if [ -L "$kit" ] && [ "$(basename "$(readlink "$kit")")" = "$new" ]; then place=$new.again; fi
+part=$kits/$new.part
 rm -rf "$kits"/*.part
 free=$(df -Pk "$kits" | tail -n 1 | awk '{print $4}')
 if [ "$free" -lt "$want" ]; then
@@ -25,18 +20,18 @@ if [ "$free" -lt "$want" ]; then
     exit 1
 fi
 mkdir "$part"
-if [ -d "$kit/bin" ] && ! cp -al "$kit/." "$part" 2>/dev/null; then
+if [ -f "$kit/SHA256SUMS" ] && [ -d "$kit/bin" ] && ! cp -al "$kit/." "$part" 2>/dev/null; then
     rm -rf "$part"
     cp -a "$kit/." "$part"
 fi
 # tar unlinks what it replaces: the kit that these files are linked from stays as it is
 tar -xzf - -C "$part"
 cd "$part"
-sed 's/^[0-9a-f]*  *\**//' SHA256SUMS | sort >"$kits/busy/named"
-find . -type f ! -name SHA256SUMS | sort | comm -23 - "$kits/busy/named" | while read -r file; do rm -f "$file"; done
+sed 's/^[0-9a-f]*  *\**//' SHA256SUMS | sort >"$locked/named"
+find . -type f ! -name SHA256SUMS | sort | comm -23 - "$locked/named" | while read -r file; do rm -f "$file"; done
 check=$(command -v sha256sum || echo "$part/bin/busybox sha256sum")
-if ! $check -c SHA256SUMS >"$kits/busy/said" 2>&1; then
-    grep -v ': OK$' "$kits/busy/said" | head -n 1 >&2
+if ! $check -c SHA256SUMS >"$locked/said" 2>&1; then
+    grep -v ': OK$' "$locked/said" | head -n 1 >&2
     exit 1
 fi
 if ! bin/joey version >/dev/null; then
@@ -45,5 +40,5 @@ if ! bin/joey version >/dev/null; then
 fi
 cd /
 sync
-rm -rf "${kits:?}/$new"
-mv "$part" "$kits/$new"
+rm -rf "${kits:?}/$place"
+mv "$part" "$kits/$place"
