@@ -46,6 +46,10 @@ COMMANDS = {
         "image": ("migrate.commands.image", "look at images, check, unpack and move them"),
         "rich": ("migrate.rich.commands.rich", "run a whole machine in a container, by its own init"),
     },
+    "look after joey itself": {
+        "doctor": ("migrate.commands.doctor", "say what is wrong with joey and its containers here, and what helps"),
+        "completion": ("completion", "print a script that lets a shell complete joey's command lines"),
+    },
 }
 
 GLOBAL_OPTIONS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,30 @@ def test_links_and_named_files_exist(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:compat|probes|runtime|tools|tests|docs)/[\w./-]+)`", text):
         assert (TOP / name).exists(), name
+
+
+def test_the_manual_is_a_site(tmp_path: Path) -> None:
+    """Built with warnings as errors: a page that nothing leads to, a link to no page or heading."""
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=TOP, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {str(path.relative_to(TOP / "docs")) for path in (TOP / "docs").rglob("*.md")}
+    named = set(re.findall(r"[\w/-]+\.md", (TOP / "mkdocs.yml").read_text()))
+    assert pages == named, "every page has its place in mkdocs.yml"
+
+
+def test_every_command_has_a_man_page(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(TOP / "tools/gen_man"), str(tmp_path)], check=True)
+    assert "--isolation" in (tmp_path / "joey-rich-run.1").read_text().replace("\\-", "-")
+    groff = shutil.which("groff")
+    if not groff:
+        pytest.skip("needs groff, to read them as man(1) does")
+    paths = sorted(tmp_path.glob("*.1"))
+    assert len(paths) > 60
+    done = subprocess.run(
+        [groff, "-ww", "-Wbreak", "-man", "-Tutf8", *paths], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_every_error_slug_is_in_the_list_of_errors() -> None:

@@ -32,7 +32,7 @@ _RESOLVERS = "/etc/resolv.conf"
 
 def unfit(gateway: str, record: dict[str, Any] | None) -> str:
     """Why there can't be a name server at an address; "" where there can be, or is."""
-    if record and _lives(record.get("names") or {}):
+    if record and lives(record.get("names") or {}):
         return ""
     try:
         for sock in _bound(gateway):
@@ -44,7 +44,7 @@ def unfit(gateway: str, record: dict[str, Any] | None) -> str:
 
 def ensure(leases: Leases, record: dict[str, Any]) -> dict[str, Any]:
     """What a network is, with its name server running. The network's lock is held. Raises JoeyError."""
-    if _lives(record.get("names") or {}):
+    if lives(record.get("names") or {}):
         return record
     try:
         sockets = _bound(record["gateway"])
@@ -75,11 +75,12 @@ def ensure(leases: Leases, record: dict[str, Any]) -> dict[str, Any]:
 def stop(record: dict[str, Any]) -> None:
     """End a network's name server."""
     server = record.get("names") or {}
-    if _lives(server):
+    if lives(server):
         os.kill(server["pid"], 9)
 
 
-def _lives(server: dict[str, Any]) -> bool:
+def lives(server: dict[str, Any]) -> bool:
+    """Whether the name server of a network's record runs."""
     return bool(server.get("pid")) and process.start_time(server["pid"]) == server.get("born")
 
 

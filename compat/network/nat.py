@@ -39,6 +39,19 @@ def open_way(tool: str, bridge: str, subnet: str) -> None:
             _must(_xtables(tool, ["-t", table, how, chain, *rule]), f"{tool} {how} {chain}")
 
 
+def is_open(tool: str, bridge: str, subnet: str) -> bool:
+    """Whether the rules are still there: a firewall that is loaded anew forgets them."""
+    if tool == "nft":
+        return _call([find_program("nft") or "nft", "list", "table", "ip", _table(bridge)]).returncode == 0
+    for table, chain, _, rule in _rules(bridge, subnet):
+        lines = [line.split() for line in _xtables(tool, ["-t", table, "-S", chain]).stdout.splitlines()]
+        # what is asked for and what is listed differ in their order, and in a mask that is added
+        words = {word for word in rule if word.startswith("-") or word in (bridge, subnet, "MASQUERADE", "ACCEPT")}
+        if not any(words <= set(line) for line in lines):
+            return False
+    return True
+
+
 def close_way(tool: str, bridge: str, subnet: str) -> None:
     """Take the rules back; those that are gone are no error."""
     if tool == "nft":
