@@ -135,6 +135,29 @@ def upgrade(link: Link, image: Image, name: str, gate: str) -> Change:
     return Change(before, image.digest, size)
 
 
+def rollback(link: Link, name: str) -> Change:
+    """Take an upgrade back; one that was never made, was confirmed or taken back is left. Raises LinkError."""
+    there = known(link, name)
+    if there is None:
+        raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
+    before = image_of(there)
+    if not there.get("upgraded"):
+        link.notes.append(f"{name} has no upgrade to go back from")
+        return Change(before, before, 0)
+    must(link, "rich", "rollback", name)
+    return Change(before, image_of(known(link, name)), 0)
+
+
+def confirm(link: Link, name: str) -> Change:
+    """Keep an upgrade; one that is confirmed already is left. Raises LinkError."""
+    there = known(link, name)
+    if there is None:
+        raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
+    if there.get("upgraded"):
+        must(link, "rich", "confirm", name)
+    return Change(image_of(there), image_of(there), 0)
+
+
 def _gate(link: Link, command: str) -> None:
     if command:
         done = link.run_as_root(f"PATH={shlex.quote(link.host.kit)}/bin:$PATH\n{command}")

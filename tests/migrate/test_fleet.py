@@ -514,7 +514,12 @@ def test_an_image_is_rolled_out(
         assert [(item["name"], item["status"]) for row in rows for item in row["containers"]] == [
             ("shop", "running")
         ] * 3
-        desk.fleet("exec", "joey rich confirm shop", *addresses)
+        back = desk.json("rollback", "--wave", "1,rest", "shop", *addresses)
+        assert [row["after"] for row in back] == [row["before"] for row in second]
+        assert desk.fleet("rollback", "shop", *addresses).stderr.count("no upgrade to go back from") == 3
+        desk.json("upgrade", f"{image}:2", *words)
+        desk.fleet("confirm", "shop", *addresses)
+        assert desk.fleet("rollback", "shop", *addresses).stderr.count("no upgrade to go back from") == 3
         # the gate fails on the second host: it is put back, and the third is not touched
         bad = 'test "$(hostname)" != h2'
         done = desk.fleet("upgrade", "--gate", bad, "--wave", "1,1,rest", f"{image}:1", *words, status=1)
@@ -542,7 +547,7 @@ def test_an_image_is_rolled_out(
         assert "this is" in desk.fleet("logs", "shop", addresses[0]).stdout
         assert "shop is stopped on 3 of 3 hosts" in desk.fleet("stop", *words).stdout
         done_ = [(row["host"], row["what"]) for row in desk.json("journal")]
-        assert done_.count((addresses[1], "shop: upgrade")) == 1
+        assert done_.count((addresses[1], "shop: upgrade")) == 2
         assert any(host == addresses[1] and "upgrade failed: the gate failed" in what for host, what in done_)
         assert desk.inside("h1", "find /var/lib/joey/images/.pool -type f -links 1") == "", "blobs of nobody go"
         assert desk.inside("h1", "ls /var/lib/joey/images/.layouts | wc -l") == "2\n"

@@ -20,6 +20,8 @@ COMMAND = Command(
         "deploy": _verb("deploy", "bring the host kit to hosts, or go back to the one before"),
         "run": _verb("run", "run an image as a rich container on hosts, in waves"),
         "upgrade": _verb("upgrade", "give it another image, in waves, with a way back"),
+        "rollback": _verb("rollback", "take an upgrade back"),
+        "confirm": _verb("confirm", "keep an upgrade"),
         "stop": _verb("stop", "shut it down"),
         "ps": _verb("ps", "list the rich containers of hosts"),
         "logs": _verb("logs", "show the last lines of its log"),

@@ -29,7 +29,7 @@ COMMAND = Command(
     detail=(
         "By `joey rich upgrade` there: one that does not come up, is not well by its health check, or whose gate\n"
         "fails, is rolled back and runs as before; the hosts of later waves are not touched. What was before is\n"
-        "kept until `joey fleet exec 'joey rich confirm NAME'`; `... 'joey rich rollback NAME'` goes back."
+        "kept until `joey fleet confirm NAME`; `joey fleet rollback NAME` goes back."
     ),
     examples=("joey fleet upgrade --wave 1,10%,rest --gate 'curl -fs http://10.71.0.2/' oci:images:shop-2 shop web",),
 )

@@ -1,0 +1,27 @@
+"""`joey fleet confirm`: an upgrade is kept on many hosts."""
+
+from __future__ import annotations
+
+from ....runtime.options import Arguments, Command, Option
+from ...rich.model import check_name
+from .. import machines
+from .changes import roll_changes
+from .shared import HOSTS, REACHING, STORE, WAVE, WORDS
+
+
+def run(arguments: Arguments) -> int:
+    name, *words = arguments.words
+    check_name(name)
+    return roll_changes(arguments, words, name, "confirm", lambda link: machines.confirm(link, name))
+
+
+COMMAND = Command(
+    "fleet confirm",
+    "keep a rich container's upgrade on hosts: what was before it is removed",
+    run,
+    words=f"NAME {WORDS}",
+    least=1,
+    most=-1,
+    options=(WAVE, HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
+    examples=("joey fleet confirm shop web",),
+)

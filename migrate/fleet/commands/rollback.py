@@ -1,0 +1,31 @@
+"""`joey fleet rollback`: an upgrade is taken back on many hosts."""
+
+from __future__ import annotations
+
+from ....runtime.options import Arguments, Command, Option
+from ...rich.model import check_name
+from .. import machines
+from .changes import roll_changes
+from .shared import HOSTS, REACHING, STORE, WAVE, WORDS
+
+
+def run(arguments: Arguments) -> int:
+    name, *words = arguments.words
+    check_name(name)
+    return roll_changes(arguments, words, name, "rollback", lambda link: machines.rollback(link, name))
+
+
+COMMAND = Command(
+    "fleet rollback",
+    "take a rich container's upgrade back on hosts, in waves",
+    run,
+    words=f"NAME {WORDS}",
+    least=1,
+    most=-1,
+    options=(WAVE, HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
+    detail=(
+        "By `joey rich rollback` there: image, layer and settings of before the upgrade, which runs again where it ran.\n"
+        "A host whose container has no upgrade to go back from, or has confirmed it, stays as it is and is told."
+    ),
+    examples=("joey fleet rollback shop", "joey fleet rollback --wave 1,rest shop web"),
+)
