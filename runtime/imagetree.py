@@ -23,6 +23,7 @@ MOST_ENTRIES = 5_000_000
 MOST_LAYERS = 10_000  # files of an archive around its layers
 _SKIPPED = ("proc", "sys", "dev")
 _OCI_INDEX = "index.json"
+_REF_NAME = "org.opencontainers.image.ref.name"  # image-spec, "Pre-Defined Annotation Keys"
 
 
 class Tree:
@@ -81,15 +82,21 @@ class Tree:
 
 
 def read(place: str) -> Tree:
-    """The tree at a path: a root file system, a bundle, an image layout or an archive. Raises JoeyError."""
-    path = Path(place)
+    """The tree at a path: a root file system, a bundle, an image layout or an archive; or `oci:DIR[:NAME]`.
+
+    Raises JoeyError.
+    """
+    where, tag = _parts(place)
+    path = Path(where)
     try:
         if (path / "oci-layout").is_file():
-            return _image(place, _Folder(path))
+            return _image(place, _Folder(path), tag)
+        if place.startswith("oci:") and path.exists():
+            raise JoeyError(f"{where} is no OCI image layout", "it has no oci-layout; leave oci: out for other kinds")
         if path.is_dir():
             return _folder(place, _root_of(path))
         if path.is_file():
-            return _image(place, _Archive(path))
+            return _image(place, _Archive(path), "")
     except OSError as error:
         raise JoeyError(f"can't read {place}: {error.strerror}") from None
     except (tarfile.TarError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -100,6 +107,15 @@ def read(place: str) -> Tree:
     raise JoeyError(
         f"there is no {place}", "a folder or an archive; fetch an image with: skopeo copy docker://... oci:DIR"
     )
+
+
+def _parts(place: str) -> tuple[str, str]:
+    """Folder and name of `oci:DIR[:NAME]`; any other place as it is."""
+    if not place.startswith("oci:"):
+        return place, ""
+    rest = place.removeprefix("oci:")
+    folder, colon, tag = rest.rpartition(":")
+    return (folder, tag) if colon and not os.path.exists(rest) else (rest, "")
 
 
 def _root_of(folder: Path) -> Path:
@@ -177,10 +193,10 @@ class _Archive:
         return name in self.members
 
 
-def _image(name: str, source: _Folder | _Archive) -> Tree:
+def _image(name: str, source: _Folder | _Archive, tag: str) -> Tree:
     tree = Tree(name)
     if source.has(_OCI_INDEX):
-        manifest = _manifest(source, _json(source, _OCI_INDEX))
+        manifest = _manifest(source, _named(name, _json(source, _OCI_INDEX), tag))
         layers = [_blob(entry["digest"]) for entry in manifest["layers"]]
         config = _json(source, _blob(manifest["config"]["digest"]))
     else:
@@ -191,6 +207,21 @@ def _image(name: str, source: _Folder | _Archive) -> Tree:
         with source.open(layer) as file:
             _layer(tree, file, layer)
     return tree
+
+
+def _named(place: str, index: Any, tag: str) -> Any:
+    """An index with the entries of a name, where it has names. Raises JoeyError."""
+    names: dict[str, list[Any]] = {}
+    for entry in index["manifests"]:
+        names.setdefault(str((entry.get("annotations") or {}).get(_REF_NAME, "")), []).append(entry)
+    if tag in names and (tag or len(names) == 1):
+        return {"manifests": names[tag]}
+    told = ", ".join(sorted(name for name in names if name)[:20])
+    if tag:
+        raise JoeyError(f"{place}: there is no image of that name", f"its images: {told or 'without names'}")
+    if len(names) > 1:
+        raise JoeyError(f"{place} has several images", f"oci:DIR:NAME; its images: {told}")
+    return index
 
 
 def _manifest(source: _Folder | _Archive, index: Any) -> Any:

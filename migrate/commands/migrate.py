@@ -148,7 +148,8 @@ def show(result: Result, destination: str) -> None:
     dropped = Table("not moved", "rule", "entries", "bytes", "why", "such as")
     for name, each in sorted(report.dropped.items(), key=lambda item: -item[1].size):
         dropped.add(name, str(each.entries), shown_size(each.size), each.reason, each.examples[0])
-    dropped.print()
+    if dropped.rows:
+        dropped.print()
     _lines("warning", report.warnings)
     print(f"{result.manifest['digest']} in {result.seconds:.1f} s")
 

@@ -36,6 +36,22 @@ def states(notes: dict[str, list[dict[str, str]]], check: str) -> list[str]:
     return [note["state"] for note in notes.get(check, [])]
 
 
+def test_an_image_of_a_layout_is_checked_by_its_name(joey: Joey, tmp_path: Path) -> None:
+    """As every page of the manual has it: oci:DIR:NAME."""
+    for name in ("one", "two"):
+        root = tmp_path / name
+        (root / "bin").mkdir(parents=True)
+        shutil.copy("/bin/true" if name == "one" else "/bin/busybox", root / "bin/program")
+        joey("migrate", "--as", "application", str(root), "--to", f"oci:{tmp_path}/images:{name}")
+    layout = f"oci:{tmp_path}/images"
+    assert "static" in joey("check", f"{layout}:two").stdout
+    assert "static" not in joey("check", f"{layout}:one", check=False).stdout
+    several = joey("check", layout, check=False)
+    assert (several.returncode, "several images" in several.stderr) == (1, True)
+    none = joey("check", f"{layout}:three", check=False)
+    assert "its images: one, two" in none.stderr
+
+
 def test_nothing_is_wrong(joey: Joey, tmp_path: Path) -> None:
     done = joey("doctor", "--store", str(tmp_path / "store"))
     assert "nothing is wrong" in done.stdout

@@ -24,7 +24,7 @@ COMMAND = Command(
     most=-1,
     options=(WAVE, HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
     detail=(
-        "By `joey rich rollback` there: image, layer and settings of before the upgrade, which runs again where it ran.\n"
+        "By `joey rich rollback` there: image, layer and settings are those of before the upgrade, and it runs again.\n"
         "A host whose container has no upgrade to go back from, or has confirmed it, stays as it is and is told."
     ),
     examples=("joey fleet rollback shop", "joey fleet rollback --wave 1,rest shop web"),
