@@ -14,6 +14,8 @@ from ...runtime.layers import FOLDER as LAYERS
 from ..image import build
 from ..image.layerwriter import LayerWriter
 from ..trees.folder import FolderTree
+from . import shifted
+from .model import parse_id_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,28 +23,27 @@ if TYPE_CHECKING:
     from ..image.layout import Layout
     from ..progress import Progress
     from ..trees.entry import Entry
+    from .model import Rich
     from .store import Container
 
 
 def write(container: Container, layout: Layout, tag: str, now: int, progress: Progress) -> None:
     """Write the image into a layout. Raises OSError, JoeyError; then there is none."""
     rich = container.rich()
-    if rich.id_map:
-        raise JoeyError("what a container with --id-map has written belongs to other ids: it can't be committed yet")
     config = {
         "Env": [f"{name}={value}" for name, value in rich.env.items()],
         "Entrypoint": rich.argv if rich.init in ("none", "tini") else ["/sbin/init", *rich.argv],
         "WorkingDir": rich.cwd,
         "Labels": dict(rich.labels),
     }
-    with _files(container, rich.lower) as path:
+    with _files(container, shifted.lower_of(container, rich)) as path:
         tree = FolderTree(path)
         try:
             progress.stage("writing the layer", tree.used())
             size = 0
             with build.LayerSet(layout, "gzip", 1) as layers:
                 parents: list[Entry] = []
-                for entry in tree.entries():
+                for entry in _as_inside(tree, rich):
                     while parents and not _is_above(parents[-1].path, entry.path):
                         parents.pop()
                     layers.add("machine", entry, parents)
@@ -60,10 +61,8 @@ def write(container: Container, layout: Layout, tag: str, now: int, progress: Pr
 def export(container: Container, target: str, progress: Progress) -> None:
     """Write the container's files to a tar. Raises OSError, JoeyError; then there is none."""
     rich = container.rich()
-    if rich.id_map:
-        raise JoeyError("the files of a container with --id-map belong to other ids: it can't be exported yet")
     new = f"{target}.{os.getpid()}.new"
-    with _files(container, rich.lower) as path:
+    with _files(container, shifted.lower_of(container, rich)) as path:
         tree = FolderTree(path)
         fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -71,7 +70,7 @@ def export(container: Container, target: str, progress: Progress) -> None:
             writer = LayerWriter(fd, "none", 0)
             size = 0
             try:
-                for entry in tree.entries():
+                for entry in _as_inside(tree, rich):
                     writer.add(entry)
                     size += entry.size
                     progress.at(size)
@@ -87,6 +86,18 @@ def export(container: Container, target: str, progress: Progress) -> None:
         finally:
             os.close(fd)
             tree.close()
+
+
+def _as_inside(tree: FolderTree, rich: Rich) -> Iterator[Entry]:
+    """The entries with the owners that they have in the container; an id that is not in its map stays as it is."""
+    if not rich.id_map:
+        yield from tree.entries()
+        return
+    first, count = parse_id_map(rich.id_map)
+    for entry in tree.entries():
+        uid, gid = (number - first if first <= number < first + count else number for number in (entry.uid, entry.gid))
+        entry.uid, entry.gid = uid, gid
+        yield entry
 
 
 def _is_above(folder: bytes, path: bytes) -> bool:

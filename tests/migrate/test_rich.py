@@ -496,10 +496,16 @@ def test_a_stop_amid_a_start_is_one(rich: Rich, machine: Callable[..., Path]) ->
     assert rich.status("one") == "stopped"
 
 
-def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [(), ("--id-map", "150000:1000")], ids=["own-ids", "id-map"])
+def test_an_image_of_what_it_has_become(
+    rich: Rich, machine: Callable[..., Path], tmp_path: Path, words: tuple[str, ...]
+) -> None:
     root = machine()
     (root / "gone").write_text("of the image")
-    rich("run", "--rootfs", str(root), "--name", "one", "--env", "A=1")
+    for folder in [rich.store, *rich.store.parents][: 5 if words else 0]:
+        folder.mkdir(exist_ok=True)
+        folder.chmod(folder.stat().st_mode | 0o001)
+    rich("run", "--rootfs", str(root), "--name", "one", "--env", "A=1", *words)
     rich.inside("one", "echo mine >/written; rm /gone; chown 33:44 /written")
     done = rich("commit", "one", f"oci:{tmp_path}/images:now", check=False)
     assert (done.returncode, "it runs" in done.stderr or "runs:" in done.stderr) == (1, True)
@@ -509,6 +515,7 @@ def test_an_image_of_what_it_has_become(rich: Rich, machine: Callable[..., Path]
     rich("resume", "one")
     listed = run("tar", "--numeric-owner", "-tvf", tmp_path / "files.tar")
     assert re.search(r"33/44 +5 .* written$", listed, re.M)
+    assert "15000" not in listed, "owners are as they are inside"
     assert "gone" not in listed
     done = rich("export", "one", f"{tmp_path}/files.tar", check=False)
     assert (done.returncode, "is there already" in done.stderr) == (1, True)
