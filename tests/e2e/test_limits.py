@@ -190,6 +190,7 @@ def seen_stopped(joey: Joey, name: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_watcher_keeps_the_cpu_quota(joey: Joey, bundle: MakeBundle) -> None:
     name = joey.id()
     change = with_resources(cpu={"quota": 30000, "period": 100000})

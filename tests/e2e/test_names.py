@@ -85,12 +85,14 @@ def test_glibc_finds_them(dns: Host, bundle: MakeBundle, tmp_path: Path) -> None
     assert dns.call("getent", "hosts", "10.71.0.2").split() == ["10.71.0.2", first]
 
 
+@pytest.mark.slow
 def test_what_is_too_large_for_a_datagram(dns: Host, bundle: MakeBundle) -> None:
     served(dns, bundle)
     assert asked(dns, "large.example.test", "TXT").header.tc
     assert len(str(asked(dns, "large.example.test", "TXT", tcp=True).rr[0].rdata)) > 2000
 
 
+@pytest.mark.slow
 def test_a_containers_own_name_servers(host: Host, bundle: MakeBundle, tmp_path: Path) -> None:
     """The host has none that answers; this container's does."""
     file = tmp_path / "none"
@@ -119,6 +121,7 @@ def test_hostile_packets(dns: Host, bundle: MakeBundle) -> None:
     assert [str(rr.rdata) for rr in asked(dns, first).rr] == ["10.71.0.2"]
 
 
+@pytest.mark.slow
 def test_nobody_else_is_answered(dns: Host, bundle: MakeBundle) -> None:
     """A host beyond that has a route to the bridge's network."""
     first = served(dns, bundle)
@@ -129,6 +132,7 @@ def test_nobody_else_is_answered(dns: Host, bundle: MakeBundle) -> None:
     assert "timed out" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_firewall_that_drops(dns: Host, bundle: MakeBundle) -> None:
     dns.call("iptables", "-P", "INPUT", "DROP")
     dns.call("iptables", "-A", "INPUT", "-i", "up0", "-j", "ACCEPT")
@@ -147,6 +151,7 @@ def test_a_port_that_is_taken_is_a_loss(dns: Host, bundle: MakeBundle) -> None:
     assert "names of other containers are not known inside" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_name_server_comes_back(dns: Host, bundle: MakeBundle) -> None:
     first = served(dns, bundle)
     record = json.loads(dns.call("cat", "/run/joey/networks/joey0/network.json"))
@@ -158,6 +163,7 @@ def test_a_killed_name_server_comes_back(dns: Host, bundle: MakeBundle) -> None:
     assert [str(rr.rdata) for rr in asked(dns, first).rr] == ["10.71.0.2"]
 
 
+@pytest.mark.slow
 def test_many_at_once(dns: Host, bundle: MakeBundle, tmp_path: Path) -> None:
     """More than are taken at once, of a name server that does not answer: the others go on to be answered."""
     first = served(dns, bundle)

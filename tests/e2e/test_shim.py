@@ -35,7 +35,7 @@ def native(program: str) -> str:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("program", ["modern.py", "storm.py"])
+@pytest.mark.parametrize("program", ["modern.py", pytest.param("storm.py", marks=pytest.mark.slow)])
 def test_a_program_prints_the_same_by_every_way(program: str, way: str) -> None:
     done = through(way, PYTHON, str(PROGRAMS / program), check=False)
     assert done.stdout == native(program), done.stderr

@@ -97,7 +97,9 @@ def both(joey: Joey, mapped: MakeBundle) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.parametrize("part", ["identity", "privileges", "messages", "threads", "filter", "signals"])
+@pytest.mark.parametrize(
+    "part", ["identity", "privileges", "messages", "threads", "filter", pytest.param("signals", marks=pytest.mark.slow)]
+)
 def test_ids_are_what_a_user_namespace_shows(both: Callable[..., str], part: str) -> None:
     out = both("users", part)
     assert out.endswith("status 0\n")
