@@ -21,6 +21,7 @@ from ..probes.plan import Plan
 from .bundle import Bundle, is_bind
 from .channel import Channel
 from .launch import Start, let_go, run_child
+from .needs import WITHIN_ANNOTATION
 from .placing import is_born_in_v2, joined_by_parent, oom_steps
 from .process_steps import make, process_steps
 from .resources import cgroup_of, cgroup_steps, device_rules, limits_devices
@@ -346,7 +347,8 @@ def _mount_steps(
             out.append(rootfs.MountCgroups(root, entry, state.cgroup, cgroupns))
             continue
         label = bundle.linux.get("mountLabel", "") if plan.mechanism("selinux") == "native" else ""
-        step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra, label)
+        step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra, label,
+                                 bundle.annotations.get(WITHIN_ANNOTATION, ""))  # fmt: skip
         if bundle.users and not is_bind(entry):
             step.options.data = bundle.users.mount_data(entry["type"], step.options.data)
         out.append(step)

@@ -18,6 +18,7 @@ QUOTA_ANNOTATION = "io.joey.disk-quota"
 NETWORK_ANNOTATION = "io.joey.network"
 LAYERS_ANNOTATION = "io.joey.layers"
 LAYERS_PLACE_ANNOTATION = "io.joey.layers.at"
+WITHIN_ANNOTATION = "io.joey.mounts.within"  # a directory of the root: no link below it leads out of it
 VIEW_ANNOTATION = "io.joey.views"
 SECCOMP_FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": "seccomp.tsync",

@@ -14,7 +14,8 @@ import socket
 
 from .. import daemon, files, jsonio, process
 from ..errors import JoeyError
-from .leases import Leases
+from .leases import FOLDER, Leases
+from .words import is_link_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ _IP_FREEBIND = 15  # ip(7): an address that is not there yet
 _LIVES = 5  # seconds that an answer may be kept
 _PATIENCE = 3.0  # seconds for one name server of others
 _MOST_QUERIES, _MOST_STREAMS = 256, 64  # at once
+_QUERIES_OF_ONE, _STREAMS_OF_ONE = 32, 8
+_LARGEST_DATAGRAM, _LARGEST_QUERY = 1232, 4096
+_MOST_SERVERS = 3
+_ALL_PATIENCE = 8.0  # seconds for a query
 _RESOLVERS = "/etc/resolv.conf"
 
 
@@ -104,18 +109,24 @@ def _bound(gateway: str) -> tuple[socket.socket, socket.socket]:
     return out[0], out[1]
 
 
+def is_server(word: str) -> bool:
+    """Whether a word is the address of a name server, and nothing else: it may be an image's."""
+    address, percent, zone = word.partition("%")
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        return False
+    return not percent or (version == 6 and is_link_name(zone))
+
+
 def resolvers_of(text: str) -> list[str]:
-    """The addresses of the name servers of a resolv.conf(5)."""
+    """The addresses of the name servers of a resolv.conf(5); as many as a C library asks."""
     out = []
     for line in text.splitlines():
         words = line.split()
-        if len(words) > 1 and words[0] == "nameserver":
-            try:
-                ipaddress.ip_address(words[1].partition("%")[0])
-            except ValueError:
-                continue
+        if len(words) > 1 and words[0] == "nameserver" and is_server(words[1]):
             out.append(words[1])
-    return out
+    return out[:_MOST_SERVERS]
 
 
 class Server:
@@ -124,7 +135,8 @@ class Server:
         self._subnet = ipaddress.IPv4Network(subnet)
         self._gateway = gateway
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams = 0
+        self._asking: dict[str, int] = {}  # by client: how many queries others are asked for
+        self._streams: dict[str, int] = {}
 
     def run(self, datagrams: socket.socket, streams: socket.socket) -> None:
         """Serve until the network is there no more."""
@@ -159,19 +171,35 @@ class Server:
         return record is not None and (record.get("names") or {}).get("pid", os.getpid()) == os.getpid()
 
     def take(self, data: bytes, client: str, send: Callable[[bytes], None]) -> None:
-        """Answer a query, some time."""
+        """Answer a query, some time. No container's questions keep another's from being answered."""
         import asyncio
 
-        if not self._may_ask(client) or len(self._tasks) >= _MOST_QUERIES:
+        if len(data) > _LARGEST_DATAGRAM or not self._may_ask(client):
             return
+        reply = self._own(data)
+        if reply is not None:
+            if reply:
+                send(reply)
+            return
+        if len(self._tasks) >= _MOST_QUERIES or self._asking.get(client, 0) >= _QUERIES_OF_ONE:
+            return
+        self._asking[client] = self._asking.get(client, 0) + 1
 
         async def answer() -> None:
-            if reply := await self.answer(data, client, over_tcp=False):
-                send(reply)
+            try:
+                send(await self._others(data, client, over_tcp=False))
+            finally:
+                self._done(self._asking, client)
 
         task = asyncio.ensure_future(answer())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    def _done(counts: dict[str, int], client: str) -> None:
+        counts[client] -= 1
+        if not counts[client]:
+            del counts[client]
 
     def _may_ask(self, client: str) -> bool:
         return ipaddress.IPv4Address(client) in self._subnet
@@ -180,12 +208,19 @@ class Server:
         import asyncio
 
         client = writer.get_extra_info("peername")[0]
-        self._streams += 1
+        if not self._may_ask(client) or sum(self._streams.values()) >= _MOST_STREAMS \
+                or self._streams.get(client, 0) >= _STREAMS_OF_ONE:  # fmt: skip
+            writer.close()
+            return
+        self._streams[client] = self._streams.get(client, 0) + 1
         try:
-            while self._may_ask(client) and self._streams <= _MOST_STREAMS:
+            while True:
                 size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), 10), "big")
+                if size > _LARGEST_QUERY:
+                    break
                 data = await asyncio.wait_for(reader.readexactly(size), 10)
-                reply = await self.answer(data, client, over_tcp=True)
+                reply = self._own(data)
+                reply = await self._others(data, client, over_tcp=True) if reply is None else reply
                 if not reply:
                     break
                 writer.write(len(reply).to_bytes(2, "big") + reply)
@@ -193,18 +228,22 @@ class Server:
         except (OSError, EOFError, TimeoutError):
             pass  # it has hung up, or does not go on
         finally:
-            self._streams -= 1
+            self._done(self._streams, client)
             writer.close()
 
-    async def answer(self, data: bytes, client: str, over_tcp: bool) -> bytes:
-        """The answer to a query; b"" for what gets none."""
+    def _own(self, data: bytes) -> bytes | None:
+        """The answer to a query for what is known here; b"" for what gets none, None for what others are asked."""
         import dnslib
 
+        counts = [int.from_bytes(data[place : place + 2], "big") for place in (4, 6, 8, 10)]
+        # one question and nothing else but what EDNS adds: there is nothing more to be read of it
+        if len(data) < 12 or counts[:3] != [1, 0, 0] or counts[3] > 1:
+            return b""
         try:
             query = dnslib.DNSRecord.parse(data)
         except Exception:  # whatever a hostile packet makes of it
             return b""
-        if query.header.qr or query.header.opcode or len(query.questions) != 1:
+        if query.header.qr or query.header.opcode:
             return b""
         reply = query.reply(aa=1, ra=1)
         name, kind = str(query.q.qname).rstrip(".").lower(), query.q.qtype
@@ -220,12 +259,25 @@ class Server:
                 for address in addresses:
                     reply.add_answer(dnslib.RR(query.q.qname, dnslib.QTYPE.A, ttl=_LIVES, rdata=dnslib.A(address)))
             return bytes(reply.pack())
+        return None
+
+    async def _others(self, data: bytes, client: str, over_tcp: bool) -> bytes:
+        """What the name servers of others say, or that none does."""
+        import asyncio
+
+        import dnslib
+
+        deadline = asyncio.get_running_loop().time() + _ALL_PATIENCE
         for resolver in self._resolvers_for(client):
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
             try:
-                return await _asked(resolver, data, over_tcp)
+                return await asyncio.wait_for(_asked(resolver, data, over_tcp), min(left, 2 * _PATIENCE))
             except OSError:
                 continue
-        reply.header.aa, reply.header.rcode = 0, dnslib.RCODE.SERVFAIL
+        reply = dnslib.DNSRecord.parse(data).reply(ra=1, aa=0)
+        reply.header.rcode = dnslib.RCODE.SERVFAIL
         return bytes(reply.pack())
 
     def _is_ours(self, name: str) -> bool:
@@ -243,7 +295,11 @@ class Server:
         return next((os.path.basename(holder) for held, holder in self._leases.holders() if held == address), "")
 
     def _resolvers_for(self, client: str) -> list[str]:
-        """Those that the asking container brought along; else the host's."""
+        """Those that the asking container brought along; else the host's.
+
+        None is a name server of joey's: two would ask each other, and tell a container the names of other bridges.
+        """
+        ours = _gateways()
         for address, holder in self._leases.holders():
             if address == client:
                 try:
@@ -252,12 +308,32 @@ class Server:
                     break
                 for entry in networks:
                     if entry.get("address") == client and entry.get("resolvers"):
-                        return list(entry["resolvers"])
+                        return [word for word in entry["resolvers"][:_MOST_SERVERS] if _may_be_asked(word, ours)]
         try:
             found = resolvers_of(files.read_text(_RESOLVERS))
         except (OSError, ValueError):
             found = []
-        return [address for address in found if address != self._gateway] or ["127.0.0.1"]
+        return [word for word in found or ["127.0.0.1"] if word not in ours]
+
+
+def _gateways() -> set[str]:
+    """The gateways of all of joey's networks, where their name servers are."""
+    out = set()
+    for name in os.listdir(FOLDER) if os.path.isdir(FOLDER) else []:
+        try:
+            record = Leases(name).record()
+        except (JoeyError, OSError):
+            continue
+        if record:
+            out.add(str(record["gateway"]))
+    return out
+
+
+def _may_be_asked(word: str, ours: set[str]) -> bool:
+    """Whether a container's own name server is one: not this host itself."""
+    address = ipaddress.ip_address(word.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return not (mapped.is_loopback or mapped.is_unspecified or str(mapped) in ours or str(mapped).startswith("0."))
 
 
 async def _asked(resolver: str, data: bytes, over_tcp: bool) -> bytes:

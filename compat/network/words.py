@@ -126,5 +126,7 @@ def _read_addresses(network: Network, values: dict[str, str]) -> None:
     network.names = values.get("names", "off") == "on"
     network.resolvers = values["resolvers"].split("+") if "resolvers" in values else []
     for resolver in network.resolvers:
-        ipaddress.ip_address(resolver.partition("%")[0])
+        address, percent, zone = resolver.partition("%")
+        if (ipaddress.ip_address(address).version == 4 and percent) or (percent and not is_link_name(zone)):
+            raise ValueError(f'"{resolver}" is no name server')
     network.mac = values.get("mac", "").lower()

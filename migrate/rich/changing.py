@@ -20,9 +20,10 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
     """Change a container to what `rich` is: what can be changed while it runs is, all or nothing. Raises JoeyError."""
     running = container.running()
     if running:
-        words = ["--memory", str(rich.memory)] if rich.memory else []
+        is_vm = rich.isolation == "vm"  # its memory and tasks are the machine's, from its next start on
+        words = ["--memory", str(rich.memory)] if rich.memory and not is_vm else []
         words += ["--cpu-quota", str(int(rich.cpus * 100_000)), "--cpu-period", "100000"] if rich.cpus else []
-        words += ["--pids-limit", str(rich.pids)] if rich.pids else []
+        words += ["--pids-limit", str(rich.pids)] if rich.pids and not is_vm else []
         kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
         words += [word for quota in kept for word in ("--disk-quota", quota)]
         done = control.call(container, "update", *words, container.name) if words else None

@@ -202,7 +202,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
     if rich.isolation == "vm":
         from .vm import machine
 
-        return machine.around(container, rich, config, guest_of(container, rich))
+        return machine.around(container, rich, config)
     return config
 
 

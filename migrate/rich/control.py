@@ -184,7 +184,6 @@ def check_wait(word: str) -> None:
 def condition(container: Container, init: inits.Init, word: str) -> Callable[[], bool]:
     """A function that says whether what is waited for is there."""
     kind, _, value = word.partition(":")
-    rich = container.rich()
 
     def by_init() -> bool:
         if not init.up:
@@ -194,10 +193,7 @@ def condition(container: Container, init: inits.Init, word: str) -> Callable[[],
 
     def by_port() -> bool:
         state = container.running()
-        if state and rich.isolation == "vm":
-            text = inside(container, ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6"]).stdout
-            return int(value) in _listening(text.splitlines())
-        return bool(state) and int(value) in listening(state.pid if state else 0)
+        return bool(state) and int(value) in listening_in(container, state.pid if state else 0)
 
     def by_command() -> bool:
         return inside(container, ["sh", "-c", value]).returncode == 0
@@ -216,6 +212,13 @@ def condition(container: Container, init: inits.Init, word: str) -> Callable[[],
         )
 
     return {"init": by_init, "port": by_port, "command": by_command}.get(kind, by_service)
+
+
+def listening_in(container: Container, pid: int) -> set[int]:
+    """The TCP ports that are listened on in a container, be it one with a kernel of its own."""
+    if container.rich().isolation != "vm":
+        return listening(pid)
+    return _listening(inside(container, ["cat", "/proc/net/tcp", "/proc/net/tcp6"]).stdout.splitlines())
 
 
 def listening(pid: int) -> set[int]:
@@ -385,8 +388,9 @@ def _ask(container: Container, rich: Rich, init: inits.Init, pid: int, born: int
 
         try:
             machine.ask_to_end(container, init, rich.stop_signal or init.signal)
-        except JoeyError:
-            _signal(pid, born, signal.SIGTERM)  # it has no agent: it is still booting
+        except JoeyError as error:
+            if error.slug != "busy":
+                _signal(pid, born, signal.SIGTERM)  # it has no agent: it is still booting
     else:
         _signal(pid, born, rich.stop_signal or init.signal)
 

@@ -49,7 +49,9 @@ class Guest:
         while True:
             if found := self.real(path):
                 name, _, more = rest.lstrip("/").partition("/")
-                target = self._link(f"{found.rstrip('/')}/{name}") if name and followed < _MOST_LINKS else ""
+                target = self._link(f"{found.rstrip('/')}/{name}") if name else ""
+                if target and followed >= _MOST_LINKS:
+                    raise JoeyError(f"{given}: too many links on the way", slug="image")
                 if not target:
                     return found.rstrip("/") + rest or "/"
                 followed += 1

@@ -66,7 +66,7 @@ def compare(container: Container, old: dict[str, Any]) -> list[Difference]:
     for key, name in (("accounts", "account"), ("sudo", "sudo"), ("jobs", "job")):
         out += _lists(name, old.get(key) or [], new.get(key) or [])
     out += _services(container, old, new, fixes)
-    out += _ports(old, control.listening(state.pid))
+    out += _ports(old, control.listening_in(container, state.pid))
     out += _mounts(container, old)
     out += [Difference("network", "as its CNI list says", line) for line in network.check(state)]
     out += _settings(container, old, new)

@@ -40,6 +40,7 @@ class Supervisor:
         self._checking = 0
         self._next_check = 0.0
         self._failures = 0
+        self._told = -1  # what a machine with a kernel of its own tells its status by
         self._wake, wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -54,6 +55,7 @@ class Supervisor:
         """Until the container is to be down, and is."""
         running = self._container.running()
         if running:
+            self._told = self._open_status()
             self._pid = running.pid
             self._log.say("taken over by a new supervisor")
         while True:
@@ -76,6 +78,7 @@ class Supervisor:
                 life.health = ""
             if os.path.isdir(f"{self._container.store.runtime}/{self._container.name}"):
                 self._call("delete", "--force", self._container.name)  # of a supervisor that was killed
+            self._told = self._open_status()
             code = self._call(
                 "run", "--detach", "--bundle", self._container.bundle, *self._options(), self._container.name
             )
@@ -96,6 +99,16 @@ class Supervisor:
                     life.error = f"it did not start: status {code}; its log says why"
                     life.wanted = STOPPED
                 return False
+
+    def _open_status(self) -> int:
+        """Where a machine with a kernel of its own tells its status."""
+        if self._told >= 0:
+            os.close(self._told)
+        if self._container.rich().isolation != "vm":
+            return -1
+        from .vm import machine
+
+        return machine.open_status(self._container)
 
     def _made(self) -> int:
         """The pid of what was started, which may have ended by now; 0 where it is not to run any more."""
@@ -226,7 +239,8 @@ class Supervisor:
         if self._container.rich().isolation == "vm":
             from .vm import machine
 
-            code = machine.status_of(self._container, code)
+            code = machine.status_of(self._container, code, self._told)
+            self._told = -1
         self._drain()
         self._log.say(f"ended with {_words(code)}")
         self._call("delete", "--force", self._container.name)

@@ -80,14 +80,17 @@ class BindRoot(Step):
 class MountEntry(Step):
     """One entry of `mounts`."""
 
-    __slots__ = ("destination", "entry", "extra", "options", "recursive_by", "root", "source", "tree")
+    __slots__ = ("destination", "entry", "extra", "options", "recursive_by", "root", "source", "tree", "within")
 
     def __init__(
-        self, root: Root, entry: dict[str, Any], bundle_path: str, recursive_by: str, extra: int, label: str = ""
-    ) -> None:
+        self, root: Root, entry: dict[str, Any], bundle_path: str, recursive_by: str, extra: int, label: str = "",
+        within: str = "",
+    ) -> None:  # fmt: skip
+        """`within`: a directory of the root, which no link of a destination below it leads out of."""
         self.root = root
         self.entry = entry
         self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
+        self.within = within if within and self.destination.startswith(f"{within}/") else ""
         self.options = MountOptions(entry.get("options") or [])
         self.recursive_by = recursive_by
         self.extra = extra
@@ -105,6 +108,21 @@ class MountEntry(Step):
         return f"mount {kind} {self.source} on {self.destination}" + (f" ({words})" if words else "")
 
     def run(self) -> None:
+        if not self.within:
+            self._run()
+            return
+        outer, destination = self.root, self.destination
+        inner = Root(outer.path.rstrip("/") + self.within, outer.native)
+        inner.owner = outer.owner
+        inner.attach()
+        self.root, self.destination = inner, destination.removeprefix(self.within)
+        try:
+            self._run()
+        finally:
+            self.root, self.destination = outer, destination
+            inner.close()
+
+    def _run(self) -> None:
         if is_bind(self.entry):
             self._bind()
         else:

@@ -12,6 +12,8 @@ from pathlib import Path
 import dnslib
 import pytest
 
+from joey.compat.network import names
+
 from ..conftest import MakeBundle
 from .host import BEYOND, Host
 
@@ -161,6 +163,27 @@ def test_a_killed_name_server_comes_back(dns: Host, bundle: MakeBundle) -> None:
         time.sleep(0.02)
     served(dns, bundle)
     assert [str(rr.rdata) for rr in asked(dns, first).rr] == ["10.71.0.2"]
+
+
+@pytest.mark.slow
+def test_names_of_another_bridge_are_not_told(dns: Host, bundle: MakeBundle) -> None:
+    """Though a container names that bridge's name server as its own."""
+    name = dns.id()
+    words = "bridge,name=other0,subnet=10.99.0.0/24,names=on"
+    dns("run", "-d", "-b", str(bundle("sleep", "100")), "--network", words, name)
+    asks = f"busybox nslookup -type=a {name} {GATEWAY}"
+    mine = "bridge,names=on,resolvers=10.99.0.1"
+    out = dns("run", "-b", str(bundle("sh", "-c", asks)), "--network", mine, dns.id(), check=False).stdout
+    assert "10.99.0.2" not in out
+
+
+@pytest.mark.parametrize("word", ["fe80::1%x;bridge", "fe80::1%x,link=eth7", "10.0.0.1%eth0", "x", "fe80::1%"])
+def test_what_is_no_name_server(word: str) -> None:
+    """An image's file says it; it becomes a word of a network."""
+    assert names.resolvers_of(f"nameserver {word}\nnameserver 10.0.0.1\n") in (["10.0.0.1"], [])
+    assert names.resolvers_of("".join(f"nameserver 10.0.0.{number}\n" for number in range(9))) == [
+        "10.0.0.0", "10.0.0.1", "10.0.0.2"
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

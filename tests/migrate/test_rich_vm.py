@@ -219,11 +219,12 @@ def test_frames_of_a_hostile_machine(tmp_path: Path) -> None:
     """A mock of the port's other end: what a machine may send there is not to be had of a real agent."""
     from joey.migrate.rich.vm import link
 
-    (tmp_path / "vm").mkdir()
+    for name in ("run", "locks"):
+        (tmp_path / "vm" / name).mkdir(parents=True)
     program = (
         "import os, socket, sys\n"
         "os.chdir(sys.argv[1])\n"
-        "s = socket.socket(socket.AF_UNIX); s.bind('exec0'); s.listen(); print(flush=True)\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind('exec8'); s.listen(); print(flush=True)\n"
         "c = s.accept()[0]; n = c.recv(65536)[4:8]\n"
         "c.sendall(bytes.fromhex(sys.argv[2]).replace(b'NNNN', n)); c.recv(1); c.close()"
     )
@@ -233,15 +234,97 @@ def test_frames_of_a_hostile_machine(tmp_path: Path) -> None:
         b"JyS\0NNNN\xff\xff\xff\xff",
         started + b"JyO\0NNNN\xff\xff\xff\x7f",
         started + b"garbage" * 9,
+        b"JyF\0NNNN" + struct.pack("<II", 4, 0xFFFFFFFF),
+        started + b"JyX\0NNNN" + struct.pack("<II", 4, 0x7F),
     ):
-        words = [sys.executable, "-c", program, str(tmp_path / "vm"), sent.hex()]
+        words = [sys.executable, "-c", program, str(tmp_path / "vm/run"), sent.hex()]
         with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
             assert other.stdout
             other.stdout.readline()
             body = link.request(["true"], {}, (0, 0, []), "/", None)
-            assert link.run(str(tmp_path / "vm"), body, 5).returncode == 255
-            other.kill()
-        (tmp_path / "vm/exec0").unlink()
+            try:
+                assert link.run(str(tmp_path / "vm"), body, 5).returncode == 255
+            finally:
+                other.kill()
+        (tmp_path / "vm/run/exec8").unlink()
+
+
+@pytest.mark.slow
+def test_links_of_a_machine_lead_its_volumes_nowhere_else(
+    rich: Rich, machine: Callable[..., Path], old_kernel: str, tmp_path: Path
+) -> None:
+    """Between two starts it makes the place of its volume a link to /usr: of the machine, not of what is around it."""
+    volume = tmp_path / "volume"
+    (volume / "bin").mkdir(parents=True)
+    (volume / "mark").write_text("x")
+    (volume / "bin/qemu-system-x86_64").write_text("#!/bin/sh\necho escaped\n")
+    (volume / "bin/qemu-system-x86_64").chmod(0o755)
+    script = (
+        "[ ! -e /usr/mark ] || { echo inside; exit 0; }; "
+        "mv /opt/shop /opt/old; mkdir -p /opt/shop /usr; ln -s /usr /opt/shop/data; exit 3"
+    )
+    words = ("--init", "none", "--restart", "on-failure:1", "--volume", f"{volume}:/opt/shop/data")
+    launch(rich, old_kernel, machine(), *words, "sh", "-c", script)
+    wait_for(lambda: rich.status("one") == "stopped", 60)
+    assert "escaped" not in rich.log("one")
+    assert "inside" in rich.log("one")
+
+
+@pytest.mark.slow
+def test_what_its_image_says_of_modules_is_bounded(
+    rich: Rich, machine: Callable[..., Path], debian_kernel: str
+) -> None:
+    root = machine()
+    shutil.copytree(Path(debian_kernel) / "boot", root / "boot")
+    (release,) = [path.name for path in (Path(debian_kernel) / "lib/modules").iterdir()]
+    folder = root / "lib/modules" / release
+    folder.mkdir(parents=True)
+    with (folder / "x.ko").open("wb") as file:
+        file.truncate(32 << 20)
+    names = " ".join(f"{'./' * number}x{number}.ko" for number in range(24))
+    for number in range(24):
+        (folder / f"x{number}.ko").hardlink_to(folder / "x.ko")
+    (folder / "modules.dep").write_text(f"9p.ko: {names}\n")
+    done = rich("run", "--rootfs", str(root), "--name", "one", "--isolation", "vm", "--accel", "tcg", check=False)
+    assert "too many modules" in done.stderr or "has no" in done.stderr
+
+
+@pytest.mark.slow
+def test_much_in_and_more_out(rich: Rich, machine: Callable[..., Path], old_kernel: str, tmp_path: Path) -> None:
+    """A command that says more than it is told; and an update of what is not the machine's to change."""
+    launch(rich, old_kernel, machine(), "--wait-for", "command:true", "--memory", "200M", "--pids", "60")
+    given = tmp_path / "given"
+    given.write_bytes((b"a" * 99 + b"\n") * 20_000)
+    with given.open("rb") as file:
+        out = rich("exec", "one", "busybox", "sed", "s/a/0123456789/g", stdin=file, timeout=90).stdout
+    assert len(out) == 20_000 * 991
+    group = next(Path("/sys/fs/cgroup").glob(f"**/joey/*{rich.store.name}*one"), None) or next(Path("/sys/fs/cgroup/memory/joey").glob("rich-*one"))  # fmt: skip
+    before = (group / "memory.limit_in_bytes").read_text() if (group / "memory.limit_in_bytes").exists() else ""
+    rich("update", "--label", "a=b", "--memory", "150M", "one")
+    after = (group / "memory.limit_in_bytes").read_text() if (group / "memory.limit_in_bytes").exists() else ""
+    assert before == after
+    assert rich.inside("one", "echo well") == "well\n"
+
+
+@pytest.mark.slow
+def test_a_reboot_ends_what_runs_there(rich: Rich, machine: Callable[..., Path], old_kernel: str) -> None:
+    launch(rich, old_kernel, machine(), "--wait-for", "command:true")
+    done = rich("exec", "one", "sh", "-c", "kill -TERM 1; sleep 1000", check=False, timeout=60)
+    assert done.returncode == 255
+
+
+@pytest.mark.slow
+def test_it_is_stopped_though_all_ports_are_taken(rich: Rich, machine: Callable[..., Path], old_kernel: str) -> None:
+    launch(rich, old_kernel, machine(down="echo going down in order"), "--wait-for", "command:true")
+    environment = {**os.environ, "JOEY_RICH": str(rich.store)}
+    words = [rich.program, "rich", "exec", "one", "sleep", "100"]
+    callers = [subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment) for _ in range(8)]
+    time.sleep(1)
+    rich("stop", "one")
+    assert "going down in order" in rich.log("one")
+    for caller in callers:
+        caller.kill()
+        caller.wait()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@
  *
  * A frame is "Jy", a type, 0, the session's number (u32), a length (u32), and as many bytes. The host sends R (a request), I
  * (input), C (no more input), W (rows and columns, u16), K (a signal for it, u32), P (process id and signal, u32: no
- * session). It gets S (started), F (errno u32, and what failed), O and E (output), X (wait status, u32).
+ * session). It gets B (the agent begins: sessions of before are over), S (started), F (errno u32, and what failed), O and E (output), X (wait status, u32).
  * A request: flags (1: terminal), uid, gid, rows, columns, numbers of groups, arguments and variables (u32 each), the
  * groups, and strings: directory, arguments, variables.
  *
@@ -32,7 +32,8 @@ enum {
     F_SETFL = 4, F_SETOWN = 8, POLLIN = 1, POLLOUT = 4, POLLERR = 8, POLLHUP = 16,
     SIGKILL = 9, SIGPIPE = 13, SIGCHLD = 17, SIGIO = 29, EINTR = 4, ENOENT = 2, EACCES = 13, EAGAIN = 11,
     TIOCSCTTY = 0x540E, TIOCSWINSZ = 0x5414, TIOCGPTN = 0x80045430, TIOCSPTLCK = 0x40045431,
-    MS_MOVE = 8192, MOST = 1 << 17, STRINGS = 4096, CHUNK = 1 << 15
+    MS_MOVE = 8192, MOST = 1 << 17, STRINGS = 4096,
+    CHUNK = (1 << 15) - 16 /* with its head, what the kernel's driver takes at once */
 };
 
 struct head { u8 mark[2], type, zero; u32 session, size; };
@@ -470,6 +471,7 @@ gone: /* a command ends with its caller; what was read may be the next caller's 
 static void serve(int port)
 {
     struct head head;
+    send(port, 0, 'B', 0, 0); /* a caller of before a reboot is told */
     call(SYS_FCNTL, port, F_SETOWN, call(SYS_GETPID, 0, 0, 0, 0), 0);
     call(SYS_FCNTL, port, F_SETFL, O_ASYNC, 0);
     for (;;) {

@@ -17,7 +17,7 @@ from ....compat.files import find_program
 from .agentcode import CODE
 from .kernel import Kernel
 
-PORTS = 8  # commands that can run in it at once
+PORTS = 8  # commands of people's that can run in it at once; one port more is joey's own
 _LARGEST_BUSYBOX = 16 << 20
 _SCRIPT = """#!/busybox sh
 /busybox mount -t proc proc /proc
@@ -103,7 +103,7 @@ def script(init: list[str], env: dict[str, str], tmpfs: dict[str, str], program:
     ]
     # the kernel's own threads count, too
     limits = f"read a b c d e </root/proc/loadavg; echo $((${{d#*/}} + {tasks})) >/root/proc/sys/kernel/threads-max"
-    numbers = " ".join(map(str, range(1, PORTS + 2)))
+    numbers = " ".join(map(str, range(1, PORTS + 3)))
     text = _SCRIPT.replace("@NUMBERS@", numbers).replace("@TMPFS@", "\n".join(mounts)).replace("@INIT@", last)
     return text.replace("@LIMITS@", limits if tasks else "")
 
@@ -122,7 +122,7 @@ def archive(kernel: Kernel, first: str, hostname: str, program: bytes) -> bytes:
         ("agent", 0o100755, CODE),
         ("init", 0o100755, text.encode("utf-8", "surrogateescape")),
     ]
-    entries.append(("modules/order", 0o100644, "\n".join(name for name, _ in modules).encode()))
+    entries.append(("modules/order", 0o100644, os.fsencode("\n".join(name for name, _ in modules))))
     entries += [(f"modules/{name}.ko", 0o100644, data) for name, data in modules]
     if program:
         entries.append(("program", 0o100600, program))
@@ -133,8 +133,8 @@ def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
     """Entries of name, mode and content, as the kernel unpacks them."""
     out = bytearray()
     for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        fields: tuple[Any, ...] = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
-        out += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        fields: tuple[Any, ...] = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(os.fsencode(name)) + 1, 0)
+        out += b"070701" + b"".join(b"%08X" % field for field in fields) + os.fsencode(name) + b"\0"
         out += bytes(-len(out) % 4) + data
         out += bytes(-len(out) % 4)
     return bytes(out)

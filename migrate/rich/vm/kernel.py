@@ -11,7 +11,8 @@ from ....compat.files import read_fd
 from ..guest import Guest
 
 _LARGEST = 128 << 20
-_LARGEST_MODULE = 32 << 20
+_LARGEST_MODULE, _LARGEST_MODULES, _MOST_MODULES = 32 << 20, 64 << 20, 64
+_HEAD = 1 << 16  # of an image, where it says its release
 # what it takes to have its root, its links and its agent; what is in brackets is used where it is there
 NEEDED = ("virtio_pci", "9pnet_virtio", "9p", "virtio_net", "virtio_console", "[virtio_rng]", "[qemu_fw_cfg]")
 _HINT = "name one: --kernel FILE, or a directory with boot/vmlinuz-* and lib/modules"
@@ -37,7 +38,7 @@ class Kernel:
         depends = {}
         for line in self.files.text(f"{folder}/modules.dep").splitlines():
             path, _, rest = line.partition(":")
-            depends[_name(path)] = [*reversed(rest.split()), path]
+            depends[_name(path)] = [os.path.normpath(each) for each in (*reversed(rest.split()), path)]
         built_in = {_name(line) for line in self.files.text(f"{folder}/modules.builtin").splitlines()}
         paths: dict[str, None] = {}
         for word in NEEDED:
@@ -46,9 +47,12 @@ class Kernel:
                 paths.update(dict.fromkeys(depends[name]))
             elif name not in built_in and name == word:
                 raise JoeyError(f"kernel {self.release} ({self.source}) has no {name}", _HINT, "vm")
-        return [
-            (_name(path), _unpacked(path, _bytes(self.files, f"{folder}/{path}", _LARGEST_MODULE))) for path in paths
-        ]
+        out: dict[str, bytes] = {}
+        for path in paths:
+            out.setdefault(_name(path), _unpacked(path, _bytes(self.files, f"{folder}/{path}", _LARGEST_MODULE)))
+            if len(out) > _MOST_MODULES or sum(map(len, out.values())) > _LARGEST_MODULES:
+                raise JoeyError(f"kernel {self.release} ({self.source}) wants too many modules", _HINT, "vm")
+        return list(out.items())
 
 
 def choose(word: str, lower: Guest) -> Kernel:
@@ -69,7 +73,7 @@ def _named(path: str) -> Kernel:
     folder = os.path.dirname(path)
     top = os.path.dirname(folder) if os.path.basename(folder) == "boot" else folder
     base = Guest(folder)
-    release = _release(_bytes(base, f"/{os.path.basename(path)}", _LARGEST))
+    release = _release(_head(base, f"/{os.path.basename(path)}"))
     if not release:
         raise UsageError(f"--kernel: {path} is no Linux kernel for x86-64 (a bzImage)", _HINT)
     if os.path.isfile(f"{top}/lib/modules/{release}/modules.dep"):
@@ -81,7 +85,7 @@ def _newest(files: Guest, _top: str, source: str) -> Kernel | None:
     names = [name for name in files.names("/boot") if name.startswith("vmlinuz-") and not name.endswith(".old")]
     for name in sorted(names, key=_version, reverse=True):
         try:
-            release = _release(_bytes(files, f"/boot/{name}", _LARGEST))
+            release = _release(_head(files, f"/boot/{name}"))
         except JoeyError:
             continue
         if release:
@@ -116,6 +120,18 @@ def _release(image: bytes) -> str:
     start = int.from_bytes(image[0x20E:0x210], "little") + 0x200
     words = image[start : start + 256].split(b"\0")[0].split()
     return words[0].decode("ascii", "replace") if words else ""
+
+
+def _head(files: Guest, path: str) -> bytes:
+    fd = files.open(path)
+    if fd < 0:
+        raise JoeyError(f"{path} can't be read", slug="vm")
+    try:
+        return os.pread(fd, _HEAD, 0)
+    except OSError as error:
+        raise JoeyError(f"{path}: {error.strerror}", slug="vm") from None
+    finally:
+        os.close(fd)
 
 
 def _bytes(files: Guest, path: str, most: int) -> bytes:

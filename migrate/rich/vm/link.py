@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import time
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _HEAD = struct.Struct("<2scBII")
-_MOST = 1 << 17
+_MOST, _MOST_STRINGS = 1 << 17, 4000
 _CHUNK = 1 << 15
 _ANSWER = 5.0  # seconds that the agent may take to answer
 _NO_AGENT = "its agent does not answer: it is still booting, or going down"
@@ -41,77 +42,95 @@ def request(argv: list[str], env: dict[str, str], user: tuple[int, int, list[int
     body = struct.pack("<8I", size is not None, uid, gid, rows, columns, len(groups), len(argv), len(env))
     body += struct.pack(f"<{len(groups)}I", *groups)
     body += b"".join(os.fsencode(text) + b"\0" for text in strings)
-    if len(body) > _MOST or any("\0" in text for text in strings):
-        raise JoeyError("the command is too long for a virtual machine, or has a NUL in it", "128 KiB at most", "vm")
+    if len(strings) > _MOST_STRINGS or len(body) > _MOST or any("\0" in text for text in strings):
+        raise JoeyError(
+            "the command is too long for a virtual machine, or has a NUL in it", "128 KiB and 4000 words at most", "vm"
+        )
     return body
 
 
 class Link:
-    """A free port of a machine's agent, while it is held."""
+    """A free port of a machine's agent, while it is held. Nothing that the machine says or leaves unread blocks it."""
 
-    def __init__(self, folder: str) -> None:
-        """Raises NoAgentError, JoeyError where no port is free."""
-        self._number = int.from_bytes(os.urandom(4), "little")
+    def __init__(self, folder: str, own: bool) -> None:
+        """`own`: for joey, which has a port that people's commands can't take.
+
+        Raises NoAgentError, JoeyError where no port is free.
+        """
+        self._number = int.from_bytes(os.urandom(4), "little") | 1
         self._buffer = b""
-        self.lock = -1
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        deadline = time.monotonic() + _ANSWER
+        self._pending = bytearray()
+        self._begun = False
+        self.lock, chosen = _locked(f"{folder}/locks", [PORTS, *range(PORTS)] if own else list(range(PORTS)))
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            while self.lock < 0:
-                for port in range(PORTS):
-                    fd = os.open(f"exec{port}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=place)
-                    try:
-                        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        os.close(fd)
-                        continue
-                    self.lock, chosen = fd, port
-                    break
-                else:
-                    if time.monotonic() > deadline:
-                        raise JoeyError(f"{PORTS} commands run in it already", "wait for one of them", "busy")
-                    time.sleep(0.05)
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            # a socket and no link: whoever broke out of the machine may have made others there
+            place = os.open(f"{folder}/run/exec{chosen}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                self.socket.connect(f"/proc/self/fd/{place}/exec{chosen}")
-            except OSError:
-                self.close()
-                raise NoAgentError(_NO_AGENT, slug="not-running") from None
-        finally:
-            os.close(place)
+                if not stat.S_ISSOCK(os.fstat(place).st_mode):
+                    raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+                self.socket.connect(f"/proc/self/fd/{place}")
+            finally:
+                os.close(place)
+        except OSError:
+            self.close()
+            raise NoAgentError(_NO_AGENT, slug="not-running") from None
+        self.socket.setblocking(False)
 
     def close(self) -> None:
         self.socket.close()
         os.close(self.lock)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something is still to be sent."""
+        return bool(self._pending)
+
     def send(self, kind: bytes, data: bytes = b"") -> None:
+        """Send, now or as the machine takes it (`flush`). Raises NoAgentError."""
+        self._pending += _HEAD.pack(b"Jy", kind, 0, self._number, len(data)) + data
+        self.flush()
+
+    def flush(self) -> None:
         try:
-            self.socket.sendall(_HEAD.pack(b"Jy", kind, 0, self._number, len(data)) + data)
+            while self._pending:
+                del self._pending[: self.socket.send(self._pending[: 1 << 16])]
+        except BlockingIOError:
+            return
         except OSError:
             raise NoAgentError("the machine went down", slug="not-running") from None
 
     def receive(self, seconds: float | None) -> tuple[bytes, bytes] | None:
         """The next frame; None where none comes in time. What is of others' sessions is left out.
 
-        Raises NoAgentError where the machine has gone.
+        Raises NoAgentError where the machine has gone, or was started anew.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            if len(self._buffer) >= _HEAD.size:
+            while len(self._buffer) >= _HEAD.size:
                 mark, kind, _, number, size = _HEAD.unpack_from(self._buffer)
                 if mark != b"Jy" or size > _MOST:
                     raise NoAgentError("its agent says what nobody understands", slug="vm")
-                if len(self._buffer) >= _HEAD.size + size:
-                    data = self._buffer[_HEAD.size : _HEAD.size + size]
-                    self._buffer = self._buffer[_HEAD.size + size :]
-                    if number == self._number:
-                        return kind, data
-                    continue
+                if len(self._buffer) < _HEAD.size + size:
+                    break
+                data = self._buffer[_HEAD.size : _HEAD.size + size]
+                self._buffer = self._buffer[_HEAD.size + size :]
+                if number == self._number:
+                    return kind, data
+                if kind == b"B" and self._begun:
+                    raise NoAgentError("the machine was started anew", slug="not-running")
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self.socket], [], [], left)[0]:
-                return None
+            ready, room, _ = select.select([self.socket], [self.socket] if self._pending else [], [], left)
+            if room:
+                self.flush()
+            if not ready:
+                if not room:
+                    return None
+                continue
             try:
                 data = self.socket.recv(1 << 16)
+            except BlockingIOError:
+                continue
             except OSError:
                 data = b""
             if not data:
@@ -124,17 +143,34 @@ class Link:
         answer = self.receive(_ANSWER)
         if answer is None:
             raise NoAgentError(_NO_AGENT, slug="not-running")
+        self._begun = True
         if answer[0] == b"F":
             number = int.from_bytes(answer[1][:4], "little")
+            name = errno.errorcode.get(number, "")
             what = answer[1][4:].decode("utf-8", "replace")
-            raise JoeyError(
-                f"{what}: {os.strerror(number)}" + (f" ({errno.errorcode.get(number, number)})"), slug="exec"
-            )
+            raise JoeyError(f"{what}: {os.strerror(number)} ({name})" if name else f"{what}: {number}", slug="exec")
+
+
+def _locked(folder: str, ports: list[int]) -> tuple[int, int]:
+    """A lock on a free port, and which; some time is waited for one. Raises JoeyError."""
+    deadline = time.monotonic() + _ANSWER
+    while True:
+        for port in ports:
+            fd = os.open(f"{folder}/{port}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            return fd, port
+        if time.monotonic() > deadline:
+            raise JoeyError(f"{PORTS} commands run in it already", "wait for one of them", "busy")
+        time.sleep(0.05)
 
 
 @contextmanager
-def linked(folder: str) -> Iterator[Link]:
-    made = Link(folder)
+def linked(folder: str, own: bool) -> Iterator[Link]:
+    made = Link(folder, own)
     try:
         yield made
     finally:
@@ -147,7 +183,7 @@ def run(folder: str, body: bytes, seconds: float, text: str = "") -> subprocess.
     out, err = bytearray(), bytearray()
     deadline = time.monotonic() + seconds
     try:
-        with linked(folder) as link:
+        with linked(folder, own=True) as link:
             link.begin(body)
             data = text.encode("utf-8", "surrogateescape")
             for place in range(0, len(data), _CHUNK):
@@ -174,12 +210,15 @@ def run(folder: str, body: bytes, seconds: float, text: str = "") -> subprocess.
 
 def kill(folder: str, pid: int, number: int) -> None:
     """Send a signal to a process of the machine. Raises JoeyError, NoAgentError."""
-    with linked(folder) as link:
+    with linked(folder, own=True) as link:
         link.begin(struct.pack("<II", pid, number), b"P")
 
 
 def _code(data: bytes) -> int:
-    code = os.waitstatus_to_exitcode(int.from_bytes(data[:4], "little"))
+    try:
+        code = os.waitstatus_to_exitcode(int.from_bytes(data[:4], "little"))
+    except (ValueError, OverflowError):
+        return 255  # a status that no process ends with
     return code if code >= 0 else 128 - code
 
 
@@ -191,7 +230,7 @@ def attach(folder: str, make: Callable[[tuple[int, int] | None], bytes], tty: bo
         if os.isatty(0):
             columns, rows = os.get_terminal_size(0)
             size = (rows or 24, columns or 80)
-    with linked(folder) as link:
+    with linked(folder, own=False) as link:
         link.begin(make(size))
         before: list[Any] = terminal.make_raw(0) if tty and os.isatty(0) else []
         try:
@@ -214,7 +253,10 @@ def _carry(link: Link, tty: bool) -> int:
                 return _code(frame[1])
             if frame[0] in (b"O", b"E"):
                 _write(1 if frame[0] == b"O" else 2, frame[1])
-        ready = select.select([link.socket, wake, *reading], [], [])[0]
+        # no more is read than the machine takes: and whatever it says is read meanwhile
+        taking = [] if link.is_behind else reading
+        ready = select.select([link.socket, wake, *taking], [link.socket] if link.is_behind else [], [])[0]
+        link.flush()
         if wake in ready:
             for number in os.read(wake, 64):
                 if number == signal.SIGWINCH and tty and os.isatty(0):

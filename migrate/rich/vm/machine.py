@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import stat
 from typing import TYPE_CHECKING, Any
 
 from ....compat.errors import JoeyError, UsageError
 from ....compat.files import find_program, read_text, write_atomically
 from ....compat.sealed import own_command
-from ....runtime.needs import LAYERS_PLACE_ANNOTATION, VIEW_ANNOTATION
+from ....runtime.needs import LAYERS_PLACE_ANNOTATION, VIEW_ANNOTATION, WITHIN_ANNOTATION
+from .. import disk
 from . import accel, boot, link, wiring
 from .kernel import Kernel, choose
 
@@ -40,9 +43,8 @@ def folder_of(container: Container) -> str:
 
 def check(rich: Rich) -> None:
     """Refuse what a virtual machine can't have. Raises UsageError, JoeyError."""
-    refused = {
-        "--id-map": rich.id_map, "--privileged": rich.privileged, "--cap-add": rich.capabilities, "--kernel": "",
-    }  # fmt: skip
+    refused = {"--id-map": rich.id_map, "--privileged": rich.privileged, "--cap-add": rich.capabilities,
+               "--disk-quota DIR=SIZE": disk.of_others(rich.quotas)}  # fmt: skip
     for name, value in refused.items():
         if value:
             raise UsageError(f"{name} is not for --isolation vm: nothing of the machine runs in the host's kernel")
@@ -83,10 +85,13 @@ def prepare(container: Container, rich: Rich, init: Init, lower: Guest) -> None:
     """Make what the next start takes: kernel, initial file system, frame. Raises JoeyError, OSError."""
     check(rich)
     folder = folder_of(container)
-    os.makedirs(folder, 0o700, exist_ok=True)
-    for name in os.listdir(folder):
-        if name.startswith(("exec", "status")):
-            os.unlink(f"{folder}/{name}")  # of the last time
+    for name in ("boot", "locks"):
+        os.makedirs(f"{folder}/{name}", 0o700, exist_ok=True)
+    if os.path.lexists(f"{folder}/run"):
+        shutil.rmtree(f"{folder}/run")  # of the last time
+    os.mkdir(f"{folder}/run", 0o700)
+    if not os.path.exists(f"{folder}/status"):
+        os.mkfifo(f"{folder}/status", 0o600)
     kernel = kernel_of(rich, lower)
     image = kernel.image()
     is_program = init.kind in ("none", "tini")
@@ -103,7 +108,7 @@ def prepare(container: Container, rich: Rich, init: Init, lower: Guest) -> None:
     by_kvm = rich.accel == "kvm" or (rich.accel == "auto" and accel.works(qemu(), image))
     if rich.accel == "kvm" and not accel.works(qemu(), image):
         raise JoeyError(f"--accel kvm: KVM does not run kernel {kernel.release} here", "--accel auto, or tcg", "vm")
-    for name, data in (("kernel", image), ("base", base), ("initrd", base)):
+    for name, data in (("boot/kernel", image), ("base", base), ("boot/initrd", base)):
         write_atomically(f"{folder}/{name}", data)
     made = {"kernel": kernel.release, "from": kernel.source, "accel": "kvm" if by_kvm else "tcg", "program": is_program}
     write_atomically(f"{folder}/machine.json", json.dumps(made) + "\n")
@@ -120,10 +125,11 @@ def made(container: Container) -> dict[str, Any]:
 
 
 def _make_frame(path: str) -> None:
-    for name in ("dev", "proc", "tmp", "usr", "etc", "etc/alternatives", _ROOT[1:], _STATE[1:]):
+    for name in ("dev", "proc", "tmp", "usr", "etc", "etc/alternatives", _ROOT[1:], "vm", "vm/boot", "vm/run"):
         os.makedirs(f"{path}/{name}", 0o755, exist_ok=True)
-    with open(f"{path}/etc/ld.so.cache", "a"):
-        pass
+    for name in ("etc/ld.so.cache", "vm/status"):
+        with open(f"{path}/{name}", "a"):
+            pass
     for name in _PARTS:
         if os.path.islink(f"/{name}"):
             if not os.path.lexists(f"{path}/{name}"):
@@ -132,7 +138,7 @@ def _make_frame(path: str) -> None:
             os.makedirs(f"{path}/{name}", 0o755, exist_ok=True)
 
 
-def around(container: Container, rich: Rich, config: dict[str, Any], guest: Guest) -> dict[str, Any]:
+def around(container: Container, rich: Rich, config: dict[str, Any]) -> dict[str, Any]:
     """Make a rich container's config.json that of the container around its virtual machine. Raises JoeyError."""
     check(rich)
     process, linux = config["process"], config["linux"]
@@ -150,8 +156,11 @@ def around(container: Container, rich: Rich, config: dict[str, Any], guest: Gues
           if os.path.isdir(f"/{name}") and not os.path.islink(f"/{name}")),
         *(_bind(path, path, "ro") for path in _FILES if os.path.exists(path)),
         _bind(f"{container.bundle}/rootfs", _ROOT, "nosuid", "nodev", "noexec"),
-        _bind(folder_of(container), _STATE, "nosuid", "nodev", "noexec"),
-        *(_in_machine(mount, guest) for mount in _own_volumes(container, rich)),
+        # what it boots can't be written to, and what it tells is in files of the host's making, but for its sockets
+        _bind(f"{folder_of(container)}/boot", f"{_STATE}/boot", "ro", "nosuid", "nodev", "noexec"),
+        _bind(f"{folder_of(container)}/run", f"{_STATE}/run", "nosuid", "nodev", "noexec"),
+        _bind(f"{folder_of(container)}/status", f"{_STATE}/status", "nosuid", "noexec"),
+        *({**mount, "destination": _ROOT + mount["destination"]} for mount in _own_volumes(container, rich)),
     ]  # fmt: skip
     resources = linux["resources"]
     resources["memory"] = {"limit": (rich.memory or _MEMORY) + _OWN_MEMORY}
@@ -165,6 +174,7 @@ def around(container: Container, rich: Rich, config: dict[str, Any], guest: Gues
         resources.setdefault("devices", []).append(rule)
     notes = config["annotations"]
     notes[LAYERS_PLACE_ANNOTATION] = "rootfs"
+    notes[WITHIN_ANNOTATION] = _ROOT  # links of the machine lead volumes nowhere else
     notes.pop(VIEW_ANNOTATION, None)
     if made_for.get("accel") == "tcg":
         notes["io.joey.rich.lost.kvm"] = (
@@ -192,10 +202,6 @@ def _bind(source: str, place: str, *options: str) -> dict[str, Any]:
     return {"destination": place, "type": "bind", "source": source, "options": ["rbind", *options]}
 
 
-def _in_machine(mount: dict[str, Any], guest: Guest) -> dict[str, Any]:
-    return {**mount, "destination": _ROOT + guest.settled(mount["destination"])}
-
-
 def _wired(rich: Rich) -> bool:
     """Whether the container around it has links that are handed on."""
     return bool(rich.networks) and rich.networks not in (["host"], ["none"])
@@ -207,20 +213,22 @@ def _command(container: Container, rich: Rich, made_for: dict[str, Any]) -> list
         qemu(), "-name", rich.name, "-machine", "pc", "-accel", "kvm" if by_kvm else "tcg,tb-size=128",
         "-cpu", "host" if by_kvm else "max", "-m", str(max(rich.memory or _MEMORY, 64 << 20) >> 20),
         "-smp", str(max(1, math.ceil(rich.cpus))), "-nodefaults", "-no-user-config", "-display", "none",
-        "-serial", "file:/dev/stdout", "-kernel", f"{_STATE}/kernel", "-initrd", f"{_STATE}/initrd",
+        "-serial", "file:/dev/stdout", "-kernel", f"{_STATE}/boot/kernel", "-initrd", f"{_STATE}/boot/initrd",
         "-append", "console=ttyS0 panic=5 quiet", "-device", "virtio-serial-pci",  # first: its ports are vport0p...
         "-fsdev", f"local,id=root,path={_ROOT},security_model=passthrough,multidevs=remap",
         "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
         "-device", "virtio-rng-pci",
         "-chardev", f"file,id=status,path={_STATE}/status", "-device", "virtserialport,chardev=status,name=status",
     ]  # fmt: skip
-    for number in range(boot.PORTS):
-        words += ["-chardev", f"socket,id=exec{number},path={_STATE}/exec{number},server=on,wait=off",
+    for number in range(boot.PORTS + 1):
+        words += ["-chardev", f"socket,id=exec{number},path={_STATE}/run/exec{number},server=on,wait=off",
                   "-device", f"virtserialport,chardev=exec{number},name=exec{number}"]  # fmt: skip
+    if made_for.get("program"):
+        words.append("-no-reboot")  # its end is the machine's
     if rich.networks == ["host"]:
         words += ["-netdev", "user,id=net0", "-device", f"virtio-net-pci,netdev=net0,mac={_USER_NET.mac},romfile="]
     elif _wired(rich):
-        words += ["-readconfig", f"{_STATE}/links.cfg"]
+        words += ["-readconfig", f"{_STATE}/boot/links.cfg"]
     return words
 
 
@@ -233,11 +241,11 @@ def wire(container: Container, pid: int) -> None:
         text += (f'[netdev "net{each.number}"]\n  type = "tap"\n  ifname = "{each.tap}"\n  script = "no"\n'
                  f'  downscript = "no"\n[device "nic{each.number}"]\n  driver = "virtio-net-pci"\n'
                  f'  netdev = "net{each.number}"\n  mac = "{each.mac}"\n  romfile = ""\n')  # fmt: skip
-    write_atomically(f"{folder}/links.cfg", text)
+    write_atomically(f"{folder}/boot/links.cfg", text)
     with open(f"{folder}/base", "rb") as file:
         base = file.read()
     more = boot.cpio([("links", 0o100644, wiring.commands(links).encode())])
-    write_atomically(f"{folder}/initrd", base + more)
+    write_atomically(f"{folder}/boot/initrd", base + more)
 
 
 def ask_to_end(container: Container, init: Init, number: int) -> None:
@@ -245,17 +253,38 @@ def ask_to_end(container: Container, init: Init, number: int) -> None:
     link.kill(folder_of(container), 1, _POWER_OFF if init.kind == "systemd" else number)
 
 
-def status_of(container: Container, code: int | None) -> int | None:
-    """How a machine ended, by how its QEMU did: its program's status, or a halt (-SIGINT, as of a pid namespace)."""
+def open_status(container: Container) -> int:
+    """The pipe that a machine's program tells its status by, which keeps it until it is read; -1 for none."""
+    try:
+        fd = os.open(f"{folder_of(container)}/status", os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        return -1
+    try:
+        while os.read(fd, 1 << 16):  # of the last time
+            pass
+    except BlockingIOError:
+        pass
+    return fd
+
+
+def status_of(container: Container, code: int | None, told: int) -> int | None:
+    """How a machine ended, by how its QEMU did: its program's status, or a halt (-SIGINT, as of a pid namespace).
+
+    `told` is what `open_status` gave; it is closed.
+    """
+    text = b""
+    if told >= 0:
+        try:
+            text = os.read(told, 64)
+        except BlockingIOError:
+            pass
+        os.close(told)
     if code != 0:
         return code
     if not made(container).get("program"):
         return -2
-    path = f"{folder_of(container)}/status"
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return 255
-        text = read_text(path).strip()
-    except (OSError, ValueError):
-        return 255
-    return int(text) if text.isdigit() and int(text) < 256 else 255
+    found = re.fullmatch(rb" *([0-9]{1,3})\n?", text)
+    return int(found[1]) if found and int(found[1]) < 256 else 255

@@ -79,14 +79,16 @@ def wire(pid: int, name: str) -> list[Wired]:
 
 def commands(links: list[Wired]) -> str:
     """What the machine does to have them: lines for busybox's shell."""
-    lines = []
+    # whatever the kernel calls them: first out of the way, so that no name is taken
+    every = " ".join(f"eth{number}" for number in range(16))
+    lines = [f"for nic in {every}; do [ ! -e /sys/class/net/$nic ] || /busybox ip link set $nic name was-$nic; done"]
     for link in links:
-        lines.append(f"for nic in {' '.join(f'eth{number}' for number in range(16))}; do")
+        lines.append(f"for nic in {' '.join(f'was-{name}' for name in every.split())}; do")
         lines.append(
             f"[ ! -e /sys/class/net/$nic ] || [ $(/busybox cat /sys/class/net/$nic/address) != {link.mac} ] || break"
         )
         lines.append("done")
-        lines.append(f"[ $nic = {link.name} ] || /busybox ip link set $nic name {link.name}")
+        lines.append(f"/busybox ip link set $nic name {link.name}")
         lines.append(f"/busybox ip link set {link.name} mtu {link.mtu} up")
         if link.address:
             lines.append(f"/busybox ip addr add {link.address}/{link.prefix} dev {link.name}")
