@@ -56,6 +56,8 @@ def ensure(leases: Leases, record: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         hint = "names=off goes without names; `ss -lnp 'sport = 53'` shows who has it"
         raise JoeyError(f"name server at {record['gateway']}: {error.strerror}", hint, "network") from None
+    record = {**record, "names": {}}  # the one before is not the one that is wanted any more
+    leases.keep(record)
     told, tell = os.pipe()
 
     def serve() -> None:

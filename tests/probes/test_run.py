@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from binascii import crc32
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joey.compat.cgroup import layout
-from joey.probes import catalog
+from joey.probes import cache, catalog
 from joey.probes.catalog import Answered, Probe
 from joey.probes.run import run
 from joey.probes.trying import scratch_name
@@ -230,3 +231,10 @@ def test_the_key_follows_the_seccomp_state() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_cached_report_is_of_these_probes() -> None:
+    """A joey of the same version with other probes must not take it: new features would be refused until a reboot."""
+    found = f"{crc32(' '.join(sorted(catalog.by_feature())).encode()):08x}"
+    assert found == cache.CATALOG, f"probes/cache.py: CATALOG is {found} now"
+    assert cache.CATALOG in cache.machine_key()["joey"]
