@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from ipaddress import IPv4Network
 
 from ..compat import capabilities
 from ..compat.constants import CAP_NET_ADMIN
 from ..compat.errors import BundleError, JoeyError
 from ..compat.network import attachments, cni, links, names, nat
 from ..compat.network.leases import Leases
-from ..compat.network.words import SUBNET, Network, networks
+from ..compat.network.words import Network, networks
 from ..probes.plan import Need
 from ..probes.report import Finding, KernelReport
 from . import log
@@ -85,7 +84,7 @@ def _ways(report: KernelReport, here: bool) -> list[Finding]:
 
 def _name_server(network: Network, here: bool) -> Finding:
     record = Leases(network.name).record() if here else None
-    gateway = str(record["gateway"] if record else network.gateway or (network.subnet or IPv4Network(SUBNET))[1])
+    gateway = str(record["gateway"] if record else network.its_gateway())
     why_not = names.unfit(gateway, record) if here else ""
     state = "absent" if why_not else "works"
     return Finding("place.names", state, f"port 53 of {gateway}", why_not or "it is free, or joey's")

@@ -57,10 +57,7 @@ class Leases:
     def taken(self) -> set[str]:
         """The addresses that containers have; leases without their container are removed."""
         out = set()
-        for name in os.listdir(self.folder):
-            if name == _RECORD or name.startswith("."):
-                continue
-            holder = files.read_line(f"{self.folder}/{name}")
+        for name, holder in self._written():
             if _says(holder, name):
                 out.add(name)
             else:
@@ -69,18 +66,17 @@ class Leases:
 
     def holders(self) -> list[tuple[str, str]]:
         """Each address that a container has, and the state folder of that; the lock is not needed."""
-        try:
-            names = [name for name in os.listdir(self.folder) if name != _RECORD and not name.startswith(".")]
-        except OSError:
-            return []
+        return [(name, holder) for name, holder in self._written() if _says(holder, name)]
+
+    def _written(self) -> list[tuple[str, str]]:
+        """Each lease's address and holder, whether that still has it or not."""
         out = []
-        for name in sorted(names):
-            try:
-                holder = files.read_line(f"{self.folder}/{name}")
-            except (OSError, ValueError):
-                continue
-            if _says(holder, name):
-                out.append((name, holder))
+        for name in sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else []:
+            if name != _RECORD and not name.startswith("."):
+                try:
+                    out.append((name, files.read_line(f"{self.folder}/{name}")))
+                except FileNotFoundError:
+                    continue  # given back meanwhile
         return out
 
     def choose(self, subnet: ipaddress.IPv4Network, gateway: ipaddress.IPv4Address, last: str) -> str:

@@ -15,7 +15,7 @@ import socket
 from .. import daemon, files, jsonio, process
 from ..errors import JoeyError
 from .leases import FOLDER, Leases
-from .words import is_link_name
+from .words import is_server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PATIENCE = 3.0  # seconds for one name server of others
 _MOST_QUERIES, _MOST_STREAMS = 256, 64  # at once
 _QUERIES_OF_ONE, _STREAMS_OF_ONE = 32, 8
 _LARGEST_DATAGRAM, _LARGEST_QUERY = 1232, 4096
-_MOST_SERVERS = 3
+MOST_SERVERS = 3  # that a C library asks: MAXNS
 _ALL_PATIENCE = 8.0  # seconds for a query
 _RESOLVERS = "/etc/resolv.conf"
 
@@ -111,16 +111,6 @@ def _bound(gateway: str) -> tuple[socket.socket, socket.socket]:
     return out[0], out[1]
 
 
-def is_server(word: str) -> bool:
-    """Whether a word is the address of a name server, and nothing else: it may be an image's."""
-    address, percent, zone = word.partition("%")
-    try:
-        version = ipaddress.ip_address(address).version
-    except ValueError:
-        return False
-    return not percent or (version == 6 and is_link_name(zone))
-
-
 def resolvers_of(text: str) -> list[str]:
     """The addresses of the name servers of a resolv.conf(5); as many as a C library asks."""
     out = []
@@ -128,7 +118,7 @@ def resolvers_of(text: str) -> list[str]:
         words = line.split()
         if len(words) > 1 and words[0] == "nameserver" and is_server(words[1]):
             out.append(words[1])
-    return out[:_MOST_SERVERS]
+    return out[:MOST_SERVERS]
 
 
 class Server:
@@ -148,15 +138,16 @@ class Server:
 
     async def _serve(self, datagrams: socket.socket, streams: socket.socket) -> None:
         import asyncio
+        from typing import cast
 
         server = self
 
         class Datagrams(asyncio.DatagramProtocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                self._transport = transport
+                self._transport = cast("asyncio.DatagramTransport", transport)  # what 3.11 gives says less of itself
 
             def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-                server.take(data, addr[0], lambda answer: self._transport.sendto(answer, addr))  # type: ignore[attr-defined]
+                server.take(data, addr[0], lambda answer: self._transport.sendto(answer, addr))
 
         loop = asyncio.get_running_loop()
         await loop.create_datagram_endpoint(Datagrams, sock=datagrams)
@@ -310,7 +301,7 @@ class Server:
                     break
                 for entry in networks:
                     if entry.get("address") == client and entry.get("resolvers"):
-                        return [word for word in entry["resolvers"][:_MOST_SERVERS] if _may_be_asked(word, ours)]
+                        return [word for word in entry["resolvers"][:MOST_SERVERS] if _may_be_asked(word, ours)]
         try:
             found = resolvers_of(files.read_text(_RESOLVERS))
         except (OSError, ValueError):

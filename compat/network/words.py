@@ -52,6 +52,14 @@ class Network:
         self.names = False
         self.resolvers: list[str] = []
 
+    def its_subnet(self) -> ipaddress.IPv4Network:
+        """The subnet of a bridge that is made for it."""
+        return self.subnet or ipaddress.IPv4Network(SUBNET)
+
+    def its_gateway(self) -> ipaddress.IPv4Address:
+        """The gateway of a bridge that is made for it."""
+        return self.gateway or self.its_subnet()[1]
+
 
 def networks(words: list[str]) -> list[Network]:
     """The networks of a container, in order; their links are eth0, eth1 and so on unless named. Raises UsageError."""
@@ -103,6 +111,16 @@ def is_link_name(name: str) -> bool:
     return _LINK.fullmatch(name) is not None
 
 
+def is_server(word: str) -> bool:
+    """Whether a word is the address of a name server, and nothing else: it may be an image's."""
+    address, percent, zone = word.partition("%")
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        return False
+    return not percent or (version == 6 and is_link_name(zone))
+
+
 def _read_addresses(network: Network, values: dict[str, str]) -> None:
     if "subnet" in values:
         network.subnet = ipaddress.IPv4Network(values["subnet"])
@@ -126,7 +144,6 @@ def _read_addresses(network: Network, values: dict[str, str]) -> None:
     network.names = values.get("names", "off") == "on"
     network.resolvers = values["resolvers"].split("+") if "resolvers" in values else []
     for resolver in network.resolvers:
-        address, percent, zone = resolver.partition("%")
-        if (ipaddress.ip_address(address).version == 4 and percent) or (percent and not is_link_name(zone)):
+        if not is_server(resolver):
             raise ValueError(f'"{resolver}" is no name server')
     network.mac = values.get("mac", "").lower()

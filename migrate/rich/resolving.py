@@ -6,18 +6,16 @@ A machine whose only name server is itself (127.0.0.1) is left to it.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from ...compat.network import names
 from ...compat.network.leases import Leases
-from ...compat.network.words import SUBNET, Network, networks
+from ...compat.network.words import Network, networks
 from ...runtime.network import is_foreign
 from .guest import Guest
 from .model import Rich
 
 _PATH = "/etc/resolv.conf"
-_MOST = 3  # name servers that a C library asks: MAXNS
 
 
 def words(guest: Guest, rich: Rich) -> list[str]:
@@ -47,11 +45,12 @@ def resolv_conf(guest: Guest, rich: Rich) -> tuple[str, str]:
         found = "" if own.strip() else _hosts()
         return found, "its image names no name server: the host's" if found else ""
     record = Leases(network.name).record()
-    subnet = network.subnet or ipaddress.IPv4Network(SUBNET)
-    gateway = str(record["gateway"] if record else network.gateway or subnet[1])
+    gateway = str(record["gateway"] if record else network.its_gateway())
     source = own if _reachable(guest) else _hosts()
     others = [line for line in source.splitlines() if re.match(r"(search|domain|options)\s", line)]
-    servers = [gateway, *(address for address in names.resolvers_of(source) if address != gateway)][:_MOST]
+    servers = [gateway, *(address for address in names.resolvers_of(source) if address != gateway)][
+        : names.MOST_SERVERS
+    ]
     text = "".join(f"{line}\n" for line in [*others, *(f"nameserver {address}" for address in servers)])
     return text, "joey's name server, which knows other containers, is asked first"
 

@@ -12,7 +12,7 @@ from ...compat import terminal
 from ...compat.errors import JoeyError, KernelError, UsageError
 from ...compat.network import attachments, cni, links, names, nat
 from ...compat.network.leases import Leases
-from ...compat.network.words import SUBNET, Network
+from ...compat.network.words import Network
 from .. import log
 from ..channel import Channel
 from ..network import is_foreign, take_down
@@ -50,14 +50,14 @@ class HandOverNetwork(Step):
 class AttachNetworks(Step):
     """Attach the container to its networks, in order. What was done is in its state before it is done."""
 
-    __slots__ = ("_fd", "clone", "names", "networks", "state", "tool")
+    __slots__ = ("_fd", "clone", "networks", "serves_names", "state", "tool")
 
-    def __init__(self, clone: NewProcess, state: State, networks: list[Network], tool: str, names: bool) -> None:
+    def __init__(self, clone: NewProcess, state: State, networks: list[Network], tool: str, serves_names: bool) -> None:
         self.clone = clone
         self.state = state
         self.networks = networks
         self.tool = tool  # the mechanism of network.nat: a program, "none", or "" where nothing needs it
-        self.names = names  # whether a name server can be had
+        self.serves_names = serves_names  # whether a name server can be had
         self._fd = -1
         clone.channel.takes[WORD] = self._take
 
@@ -175,7 +175,7 @@ class AttachNetworks(Step):
         leases.keep(record)
         if not links.is_bridge(network.name):
             _make_bridge(network.name, record, outside)
-        if network.names and self.names:
+        if network.names and self.serves_names:
             leases.keep(names.ensure(leases, record))
             nat.open_names(record["nat"], network.name, record["gateway"])
         return subnet.prefixlen, gateway
@@ -196,7 +196,7 @@ def _described(network: Network, outside: links.Netlink, tool: str) -> dict[str,
         raise UsageError(
             f"network {network.name}: there is a link of this name that is no bridge", "take another name="
         )
-    subnet = network.subnet or ipaddress.IPv4Network(SUBNET)
+    subnet = network.its_subnet()
     for address, prefix in outside.routed():
         if subnet.overlaps(ipaddress.IPv4Network(f"{address}/{prefix}", strict=False)):
             hint = "take another one with subnet=, and name= for its bridge"
@@ -205,7 +205,7 @@ def _described(network: Network, outside: links.Netlink, tool: str) -> dict[str,
                 hint,
                 "network",
             )
-    gateway = network.gateway or subnet[1]
+    gateway = network.its_gateway()
     if gateway not in subnet:
         raise UsageError(f"network {network.name}: gateway {gateway} is not in {subnet}")
     way = tool if network.nat and tool != "none" else ""
