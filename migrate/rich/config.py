@@ -158,7 +158,8 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
     process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), held)
     config["root"] = {"path": "rootfs", "readonly": False}
     config["hostname"] = rich.hostname or rich.name
-    config["mounts"] = [*_mounts(config["mounts"], rich, init), *volumes(container, rich)]
+    volumes = _volumes(container, rich)
+    config["mounts"] = [*_mounts(config["mounts"], rich, init), *volumes]
     if init.kind != "systemd":  # which takes a terminal there, or nothing
         config["mounts"].append(
             {"destination": "/dev/console", "type": "bind", "source": container.console, "options": ["bind"]}
@@ -202,7 +203,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
     if rich.isolation == "vm":
         from .vm import machine
 
-        return machine.around(container, rich, config)
+        return machine.around(container, rich, config, volumes)
     return config
 
 
@@ -237,7 +238,7 @@ def _mounts(given: list[dict[str, Any]], rich: Rich, init: inits.Init) -> list[d
     return out
 
 
-def volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
+def _volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
     out = []
     for volume in rich.volumes:
         if not volume.source:

@@ -10,7 +10,6 @@ from ...compat.files import read_fd
 from ...compat.rootpath import Root
 
 _LARGEST = 1 << 20
-_MOST_LINKS, _LONGEST = 40, 4096
 
 
 class Guest:
@@ -42,36 +41,14 @@ class Guest:
         return place
 
     def settled(self, path: str) -> str:
-        """The same, where the last parts of it may be missing: those stay as they are written. Links to what is missing
-        are followed, inside."""
-        given, followed = path, 0
+        """The same, where the last parts of it may be missing: those stay as they are written."""
         rest = ""
         while True:
             if found := self.real(path):
-                name, _, more = rest.lstrip("/").partition("/")
-                target = self._link(f"{found.rstrip('/')}/{name}") if name else ""
-                if target and followed >= _MOST_LINKS:
-                    raise JoeyError(f"{given}: too many links on the way", slug="image")
-                if not target:
-                    return found.rstrip("/") + rest or "/"
-                followed += 1
-                path = os.path.normpath(os.path.join(found, target, more)).replace("//", "/")
-                rest = ""
-                continue
+                return found.rstrip("/") + rest or "/"
             path, _, name = path.rpartition("/")
             rest = f"/{name}{rest}"
             path = path or "/"
-            if len(rest) > _LONGEST:
-                return given
-
-    def _link(self, path: str) -> str:
-        """What a link says, the way to which has none; "" for what is no link."""
-        for base in self._paths:
-            try:
-                return os.readlink(f"{base}{path}")
-            except OSError:
-                continue
-        return ""
 
     def exists(self, path: str) -> bool:
         return bool(self.real(path))

@@ -284,9 +284,19 @@ def test_what_its_image_says_of_modules_is_bounded(
     names = " ".join(f"{'./' * number}x{number}.ko" for number in range(24))
     for number in range(24):
         (folder / f"x{number}.ko").hardlink_to(folder / "x.ko")
-    (folder / "modules.dep").write_text(f"9p.ko: {names}\n")
+    needed = ("virtio_pci", "9pnet_virtio", "9p", "virtio_net", "virtio_console")
+    (folder / "modules.dep").write_text("".join(f"x0.ko/{name}.ko: {names}\n" for name in needed))
     done = rich("run", "--rootfs", str(root), "--name", "one", "--isolation", "vm", "--accel", "tcg", check=False)
-    assert "too many modules" in done.stderr or "has no" in done.stderr
+    assert "wants too many modules" in done.stderr
+
+
+def limits_of(rich: Rich) -> dict[str, str]:
+    """The limits of the container that QEMU is in."""
+    pid = rich.inspect("one")["pid"]
+    names = ("memory.limit_in_bytes", "memory.max", "pids.max")
+    groups = [line.split(":")[2].lstrip("/") for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    paths = {path for group in groups for name in names for path in Path("/sys/fs/cgroup").glob(f"*/{group}/{name}")}
+    return {str(path): path.read_text() for path in sorted(paths)}
 
 
 @pytest.mark.slow
@@ -298,11 +308,9 @@ def test_much_in_and_more_out(rich: Rich, machine: Callable[..., Path], old_kern
     with given.open("rb") as file:
         out = rich("exec", "one", "busybox", "sed", "s/a/0123456789/g", stdin=file, timeout=90).stdout
     assert len(out) == 20_000 * 991
-    group = next(Path("/sys/fs/cgroup").glob(f"**/joey/*{rich.store.name}*one"), None) or next(Path("/sys/fs/cgroup/memory/joey").glob("rich-*one"))  # fmt: skip
-    before = (group / "memory.limit_in_bytes").read_text() if (group / "memory.limit_in_bytes").exists() else ""
+    before = limits_of(rich)
     rich("update", "--label", "a=b", "--memory", "150M", "one")
-    after = (group / "memory.limit_in_bytes").read_text() if (group / "memory.limit_in_bytes").exists() else ""
-    assert before == after
+    assert limits_of(rich) == before != {}
     assert rich.inside("one", "echo well") == "well\n"
 
 

@@ -17,7 +17,9 @@ from ....compat.files import find_program
 from .agentcode import CODE
 from .kernel import Kernel
 
-PORTS = 8  # commands of people's that can run in it at once; one port more is joey's own
+PORTS = 8  # commands of people's that can run in it at once
+OWN_PORT = PORTS  # and one of joey's own
+_ALL_PORTS = PORTS + 2  # with the one that a status is told by
 _LARGEST_BUSYBOX = 16 << 20
 _SCRIPT = """#!/busybox sh
 /busybox mount -t proc proc /proc
@@ -103,7 +105,7 @@ def script(init: list[str], env: dict[str, str], tmpfs: dict[str, str], program:
     ]
     # the kernel's own threads count, too
     limits = f"read a b c d e </root/proc/loadavg; echo $((${{d#*/}} + {tasks})) >/root/proc/sys/kernel/threads-max"
-    numbers = " ".join(map(str, range(1, PORTS + 3)))
+    numbers = " ".join(map(str, range(1, _ALL_PORTS + 1)))
     text = _SCRIPT.replace("@NUMBERS@", numbers).replace("@TMPFS@", "\n".join(mounts)).replace("@INIT@", last)
     return text.replace("@LIMITS@", limits if tasks else "")
 

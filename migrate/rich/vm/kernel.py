@@ -59,12 +59,12 @@ def choose(word: str, lower: Guest) -> Kernel:
     """The kernel for a machine; `word` is what was asked for. Raises JoeyError, UsageError."""
     if word:
         return _named(os.path.abspath(word))
-    return _newest(lower, "/", "the image's") or _hosts()
+    return _newest(lower, "the image's") or _hosts()
 
 
 def _named(path: str) -> Kernel:
     if os.path.isdir(path):
-        found = _newest(Guest(path), "/", path)
+        found = _newest(Guest(path), path)
         if not found:
             raise UsageError(f"--kernel: {path} has no boot/vmlinuz-*", _HINT)
         return found
@@ -81,7 +81,7 @@ def _named(path: str) -> Kernel:
     return Kernel(base, f"/{os.path.basename(path)}", release, path)
 
 
-def _newest(files: Guest, _top: str, source: str) -> Kernel | None:
+def _newest(files: Guest, source: str) -> Kernel | None:
     names = [name for name in files.names("/boot") if name.startswith("vmlinuz-") and not name.endswith(".old")]
     for name in sorted(names, key=_version, reverse=True):
         try:
@@ -98,7 +98,7 @@ def _hosts() -> Kernel:
     running = f"/boot/vmlinuz-{os.uname().release}"
     if files.exists(running):
         return Kernel(files, running, os.uname().release, "the host's")
-    found = _newest(files, "/", "the host's")
+    found = _newest(files, "the host's")
     if not found:
         raise JoeyError("--isolation vm: neither the image nor the host has a kernel in /boot", _HINT, "vm")
     return found
@@ -153,7 +153,7 @@ def _unpacked(path: str, data: bytes) -> bytes:
         if path.endswith(".xz"):
             import lzma
 
-            return _whole(lzma.LZMADecompressor(), data)
+            return lzma.LZMADecompressor().decompress(data, _LARGEST_MODULE)
         if path.endswith(".gz"):
             import zlib
 
@@ -167,7 +167,3 @@ def _unpacked(path: str, data: bytes) -> bytes:
     except Exception as error:  # each of the three has its own
         raise JoeyError(f"{path} is damaged: {error}", slug="vm") from None
     return data
-
-
-def _whole(reader: object, data: bytes) -> bytes:
-    return reader.decompress(data, _LARGEST_MODULE)  # type: ignore[attr-defined, no-any-return]

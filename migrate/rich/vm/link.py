@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....compat import terminal
 from ....compat.errors import JoeyError
-from .boot import PORTS
+from .boot import OWN_PORT, PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ class Link:
         self._buffer = b""
         self._pending = bytearray()
         self._begun = False
-        self.lock, chosen = _locked(f"{folder}/locks", [PORTS, *range(PORTS)] if own else list(range(PORTS)))
+        self.lock, chosen = _locked(f"{folder}/locks", [OWN_PORT, *range(PORTS)] if own else list(range(PORTS)))
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             # a socket and no link: whoever broke out of the machine may have made others there

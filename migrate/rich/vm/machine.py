@@ -47,7 +47,7 @@ def check(rich: Rich) -> None:
                "--disk-quota DIR=SIZE": disk.of_others(rich.quotas)}  # fmt: skip
     for name, value in refused.items():
         if value:
-            raise UsageError(f"{name} is not for --isolation vm: nothing of the machine runs in the host's kernel")
+            raise UsageError(f"{name} is not for --isolation vm: the machine has a kernel of its own for that")
     if any(word.startswith("container:") for word in rich.networks):
         raise UsageError("--network container:NAME is not for --isolation vm", "a bridge, on which they have names")
     inside = [
@@ -105,13 +105,18 @@ def prepare(container: Container, rich: Rich, init: Init, lower: Guest) -> None:
     base = boot.archive(kernel, first, rich.hostname or rich.name, program)
     if rich.networks == ["host"]:
         base += boot.cpio([("links", 0o100644, wiring.commands([_USER_NET]).encode())])
-    by_kvm = rich.accel == "kvm" or (rich.accel == "auto" and accel.works(qemu(), image))
-    if rich.accel == "kvm" and not accel.works(qemu(), image):
+    by_kvm = rich.accel != "tcg" and accel.works(qemu(), image)
+    if rich.accel == "kvm" and not by_kvm:
         raise JoeyError(f"--accel kvm: KVM does not run kernel {kernel.release} here", "--accel auto, or tcg", "vm")
     for name, data in (("boot/kernel", image), ("base", base), ("boot/initrd", base)):
         write_atomically(f"{folder}/{name}", data)
-    made = {"kernel": kernel.release, "from": kernel.source, "accel": "kvm" if by_kvm else "tcg", "program": is_program}
-    write_atomically(f"{folder}/machine.json", json.dumps(made) + "\n")
+    record = {
+        "kernel": kernel.release,
+        "from": kernel.source,
+        "accel": "kvm" if by_kvm else "tcg",
+        "program": is_program,
+    }
+    write_atomically(f"{folder}/machine.json", json.dumps(record) + "\n")
     _make_frame(f"{container.bundle}/{FRAME}")
 
 
@@ -138,8 +143,11 @@ def _make_frame(path: str) -> None:
             os.makedirs(f"{path}/{name}", 0o755, exist_ok=True)
 
 
-def around(container: Container, rich: Rich, config: dict[str, Any]) -> dict[str, Any]:
-    """Make a rich container's config.json that of the container around its virtual machine. Raises JoeyError."""
+def around(container: Container, rich: Rich, config: dict[str, Any], volumes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make a rich container's config.json that of the container around its virtual machine. Raises JoeyError.
+
+    `volumes` are the mounts among the config's that go into the machine.
+    """
     check(rich)
     process, linux = config["process"], config["linux"]
     made_for = made(container)
@@ -160,7 +168,7 @@ def around(container: Container, rich: Rich, config: dict[str, Any]) -> dict[str
         _bind(f"{folder_of(container)}/boot", f"{_STATE}/boot", "ro", "nosuid", "nodev", "noexec"),
         _bind(f"{folder_of(container)}/run", f"{_STATE}/run", "nosuid", "nodev", "noexec"),
         _bind(f"{folder_of(container)}/status", f"{_STATE}/status", "nosuid", "noexec"),
-        *({**mount, "destination": _ROOT + mount["destination"]} for mount in _own_volumes(container, rich)),
+        *({**mount, "destination": _ROOT + mount["destination"]} for mount in volumes),
     ]  # fmt: skip
     resources = linux["resources"]
     resources["memory"] = {"limit": (rich.memory or _MEMORY) + _OWN_MEMORY}
@@ -192,12 +200,6 @@ def around(container: Container, rich: Rich, config: dict[str, Any]) -> dict[str
     return config
 
 
-def _own_volumes(container: Container, rich: Rich) -> list[dict[str, Any]]:
-    from .. import config
-
-    return config.volumes(container, rich)
-
-
 def _bind(source: str, place: str, *options: str) -> dict[str, Any]:
     return {"destination": place, "type": "bind", "source": source, "options": ["rbind", *options]}
 
@@ -220,7 +222,7 @@ def _command(container: Container, rich: Rich, made_for: dict[str, Any]) -> list
         "-device", "virtio-rng-pci",
         "-chardev", f"file,id=status,path={_STATE}/status", "-device", "virtserialport,chardev=status,name=status",
     ]  # fmt: skip
-    for number in range(boot.PORTS + 1):
+    for number in (*range(boot.PORTS), boot.OWN_PORT):
         words += ["-chardev", f"socket,id=exec{number},path={_STATE}/run/exec{number},server=on,wait=off",
                   "-device", f"virtserialport,chardev=exec{number},name=exec{number}"]  # fmt: skip
     if made_for.get("program"):
