@@ -214,14 +214,14 @@ def _named(place: str, index: Any, tag: str) -> Any:
     names: dict[str, list[Any]] = {}
     for entry in index["manifests"]:
         names.setdefault(str((entry.get("annotations") or {}).get(_REF_NAME, "")), []).append(entry)
-    if tag in names and (tag or len(names) == 1):
-        return {"manifests": names[tag]}
-    told = ", ".join(sorted(name for name in names if name)[:20])
-    if tag:
-        raise JoeyError(f"{place}: there is no image of that name", f"its images: {told or 'without names'}")
-    if len(names) > 1:
-        raise JoeyError(f"{place} has several images", f"oci:DIR:NAME; its images: {told}")
-    return index
+    told = ", ".join(sorted(name for name in names if name)[:20]) or "without names"
+    if not tag:
+        if len(names) > 1:
+            raise JoeyError(f"{place} has several images", f"oci:DIR:NAME; its images: {told}")
+        return index
+    if tag not in names:
+        raise JoeyError(f"{place}: there is no image of that name", f"its images: {told}")
+    return {"manifests": names[tag]}
 
 
 def _manifest(source: _Folder | _Archive, index: Any) -> Any:

@@ -246,10 +246,7 @@ def _groups(read: _Reader, node: Any) -> dict[str, _Group]:
             raise read.fail(key, f"{name!r} can't be a group's name")
         group = _Group(read, key, [], [], {})
         if isinstance(value, MappingNode):
-            more: dict[str, Callable[[Any], None]] = {
-                "hosts": lambda n, to=group: to.hosts.extend(read.texts(n, "hosts")),  # type: ignore[misc]
-                "groups": lambda n, to=group: to.groups.extend(read.texts(n, "groups")),  # type: ignore[misc]
-            }
+            more = {"hosts": _into(group.hosts, read, "hosts"), "groups": _into(group.groups, read, "groups")}
             group.options.update(_options(read, value, f"group {name}", more))
         else:
             group.hosts += read.texts(value, f"group {name}")
@@ -257,6 +254,11 @@ def _groups(read: _Reader, node: Any) -> dict[str, _Group]:
     if not isinstance(node, MappingNode):
         raise read.fail(node, "groups is a mapping of names and their hosts")
     return found
+
+
+def _into(names: list[str], read: _Reader, what: str) -> Callable[[Any], None]:
+    """A reader of names that adds them to a list."""
+    return lambda node: names.extend(read.texts(node, what))
 
 
 def _members(name: str, groups: dict[str, _Group], hosts: dict[str, Any], above: tuple[str, ...],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ...compat.errors import JoeyError
 from ...runtime.tables import plain
+from . import keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +35,6 @@ _APART = (
     "exec 3>&1; printf 'joey-begins\\r\\n'; e=$({ %s\n} 2>&1 >&3 3>&-); s=$?; "
     "printf '\\njoey-ended\\r\\n%%s' \"$e\"; exit $s"
 )
-_KNOWN = ("/etc/ssh/ssh_known_hosts", "~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 
 
 class LinkError(JoeyError):
@@ -173,7 +173,7 @@ class Link:
         self._through = chain[:-1]
         before: Any = None
         for each in chain:
-            _check_keys(each, paramiko)
+            keys.check(each, paramiko)
             if before is not None:
                 where = each.host, each.port
                 each.gateway = None  # fabric would wait for it without end
@@ -183,7 +183,7 @@ class Link:
                 each.connect_kwargs["sock"] = _socket(each.host, each.port, connect["timeout"])
             for key in ("timeout", "banner_timeout", "auth_timeout"):
                 each.connect_kwargs[key] = min(connect[key], self._left())
-            _load_key(each.connect_kwargs, paramiko)
+            keys.load(each.connect_kwargs, paramiko)
             each.open()
             if self._closed:
                 raise LinkError(f"not done within {self.host.timeout} s")
@@ -303,73 +303,6 @@ def libraries() -> tuple[Any, Any]:
     return fabric, paramiko
 
 
-def _check_keys(connection: Any, paramiko: Any) -> None:
-    """Have a connection take known host keys only: fabric takes any."""
-    client = connection.client
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    given = connection.ssh_config.get("userknownhostsfile", "").split()
-    entries: list[Any] = []
-    revoked: set[str] = set()
-    for path in (*_KNOWN[:1], *(given or _KNOWN[1:])):
-        place = os.path.expanduser(path.strip('"'))
-        if os.path.isfile(place):
-            more, withdrawn = _known(place, os.stat(place).st_mtime_ns, paramiko)
-            entries += more
-            revoked |= withdrawn
-    keys = paramiko.HostKeys()
-    keys._entries = [entry for entry in entries if entry.key.get_base64() not in revoked]
-    client._system_host_keys = keys
-
-
-_files: dict[tuple[str, int], tuple[list[Any], set[str]]] = {}
-
-
-def _known(path: str, changed: int, paramiko: Any) -> tuple[list[Any], set[str]]:
-    """The entries of a known_hosts file, and the keys that it revokes; read once for all hosts. A line that says
-    nothing to us, such as that of a certificate's authority, is passed over, as ssh does. Source: sshd(8)."""
-    with _loading:
-        if (path, changed) not in _files:
-            entries, revoked = [], set()
-            with open(path, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    words = line.split()
-                    if words[:1] == ["@revoked"] and len(words) > 3:
-                        revoked.add(words[3])
-                    if not words or words[0].startswith(("@", "#")):
-                        continue
-                    try:
-                        entry = paramiko.hostkeys.HostKeyEntry.from_line(line.strip())
-                    except Exception:
-                        continue
-                    if entry is not None:
-                        entries.append(entry)
-            _files[path, changed] = entries, revoked
-        return _files[path, changed]
-
-
-_keys: dict[tuple[str, int], Any] = {}
-_loading = threading.Lock()
-
-
-def _load_key(connect: dict[str, Any], paramiko: Any) -> None:
-    """Load the first key file once for all hosts: checking an RSA key takes 0.1 s of a processor each time."""
-    files = connect.get("key_filename") or []
-    files = [files] if isinstance(files, str) else list(files)
-    paths = [path for file in files if os.path.isfile(path := os.path.expanduser(file))]
-    if not paths or connect.get("pkey") is not None or os.path.exists(f"{paths[0]}-cert.pub"):
-        return
-    name = paths[0], os.stat(paths[0]).st_mtime_ns
-    with _loading:
-        if name not in _keys:
-            try:
-                _keys[name] = paramiko.PKey.from_path(paths[0])
-            except Exception:
-                _keys[name] = None  # it is encrypted, or none: paramiko says so when it comes to it
-        if _keys[name] is not None:
-            connect["pkey"] = _keys[name]
-            connect["key_filename"] = paths[1:]
-
-
 def _socket(host: str, port: int, seconds: float) -> socket.socket:
     """A connection that sends small messages at once: with Nagle's algorithm, each would wait for the host's delayed
     acknowledgement of the one before, 40 ms."""
@@ -396,11 +329,11 @@ class _Feeder(threading.Thread):
         chunks = self._data.chunks()
         while True:
             try:
-                chunk = next(chunks, b"")
+                chunk = next(chunks, None)
             except Exception as error:
                 self.problem = str(error) or type(error).__name__
                 return
-            if not chunk:
+            if chunk is None:
                 break
             try:
                 for place in range(0, len(chunk), _CHUNK):  # sendall copies what is left with every packet

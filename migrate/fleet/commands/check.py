@@ -8,9 +8,9 @@ from ....compat import jsonio
 from ....compat.errors import JoeyError
 from ....runtime import assess, imagetree
 from ....runtime.commands.planning import policy_of
-from ....runtime.options import Arguments, Command, Option
+from ....runtime.options import Arguments, Command
 from ....runtime.tables import Table
-from .shared import HOSTS, STORE, WORDS, chosen, store
+from .shared import HOSTS, JSON, POLICY, STORE, WORDS, chosen, store
 
 
 def run(arguments: Arguments) -> int:
@@ -70,8 +70,8 @@ COMMAND = Command(
     options=(
         HOSTS,
         STORE,
-        Option("--policy", "POLICY", "strict (default) or permissive, as for `joey run`"),
-        Option("--json", "", "print JSON"),
+        POLICY,
+        JSON,
     ),
     detail=(
         "By the reports that `joey fleet probe` has kept; no host is asked. IMAGE is as for `joey check`. Exit status\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ....runtime.options import Arguments, Command, Option
+from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
 from .changes import roll_changes
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
@@ -22,6 +22,6 @@ COMMAND = Command(
     words=f"NAME {WORDS}",
     least=1,
     most=-1,
-    options=(WAVE, HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
+    options=(WAVE, HOSTS, STORE, *REACHING, JSON),
     examples=("joey fleet confirm shop web",),
 )

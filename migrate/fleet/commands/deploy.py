@@ -10,7 +10,7 @@ from ....runtime.options import Arguments, Command, Option
 from ....runtime.tables import Table
 from ...sizes import shown_size
 from .. import kit
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, roll, store
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS, chosen, roll, store
 
 if TYPE_CHECKING:
     from ..crew import Outcome
@@ -86,7 +86,7 @@ COMMAND = Command(
         HOSTS,
         STORE,
         *REACHING,
-        Option("--json", "", "print JSON"),
+        JSON,
     ),
     detail=(
         "Only files that a host does not have are sent. The kit is checked there by its SHA-256 sums, and has to run,\n"

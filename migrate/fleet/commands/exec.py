@@ -10,7 +10,7 @@ from ....compat import jsonio
 from ....runtime.options import Arguments, Command, Option
 from ....runtime.tables import plain
 from ..link import LinkError
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, roll
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS, chosen, roll
 
 if TYPE_CHECKING:
     from typing import Any
@@ -77,7 +77,7 @@ COMMAND = Command(
         HOSTS,
         STORE,
         *REACHING,
-        Option("--json", "", "print JSON"),
+        JSON,
     ),
     detail=(
         "COMMAND is one word, for sh there; the kit's programs are found first, so `joey ...` is the kit's. Each line\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ....compat import jsonio
-from ....runtime.options import Arguments, Command, Option
+from ....runtime.options import Arguments, Command
 from ....runtime.tables import Table
-from .shared import STORE, store
+from .shared import JSON, STORE, store
 
 
 def run(arguments: Arguments) -> int:
@@ -28,6 +28,6 @@ COMMAND = Command(
     run,
     words="[HOST]",
     most=1,
-    options=(STORE, Option("--json", "", "print JSON")),
+    options=(STORE, JSON),
     examples=("joey fleet journal", "joey fleet journal web7"),
 )

@@ -9,7 +9,7 @@ from ....compat.errors import UsageError
 from ....runtime.commands.planning import policy_of
 from ....runtime.options import Arguments, Command, Option
 from .. import crew, looking
-from .shared import HOSTS, REACHING, STORE, WORDS, chosen, parallel, store, tell, way
+from .shared import HOSTS, JSON, POLICY, REACHING, STORE, WORDS, chosen, parallel, store, tell, way
 from .show import Row, rows_json, show
 
 
@@ -49,8 +49,8 @@ COMMAND = Command(
         STORE,
         *REACHING,
         Option("--way", "WAY", "only by this: " + ", ".join(looking.WAYS)),
-        Option("--policy", "POLICY", "strict (default) or permissive, as for `joey run`"),
-        Option("--json", "", "print JSON"),
+        POLICY,
+        JSON,
     ),
     detail=(
         "By the best that a host has: the host kit; joey itself, loaded from memory by a Python of 3.11 or later; a\n"

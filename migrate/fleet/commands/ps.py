@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ....compat import jsonio
-from ....runtime.options import Arguments, Command, Option
+from ....runtime.options import Arguments, Command
 from ....runtime.tables import Table
 from .. import machines
-from .shared import HOSTS, REACHING, STORE, WORDS, chosen, roll
+from .shared import HOSTS, JSON, REACHING, STORE, WORDS, chosen, roll
 
 
 def run(arguments: Arguments) -> int:
@@ -34,6 +34,6 @@ COMMAND = Command(
     run,
     words=WORDS,
     most=-1,
-    options=(HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
+    options=(HOSTS, STORE, *REACHING, JSON),
     examples=("joey fleet ps", "joey fleet ps --json web"),
 )

@@ -10,7 +10,7 @@ from ...rich.model import check_name
 from .. import machines
 from ..images import Image
 from .changes import GATE, roll_changes
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
@@ -39,7 +39,7 @@ COMMAND = Command(
         HOSTS,
         STORE,
         *REACHING,
-        Option("--json", "", "print JSON"),
+        JSON,
     ),
     detail=(
         "IMAGE is oci:DIR:NAME on this machine; blobs that a host has already are not sent. It is up when `joey rich\n"

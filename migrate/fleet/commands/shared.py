@@ -37,6 +37,8 @@ REACHING = (
     Option("--ssh-config", "FILE", "an ssh_config instead of yours"),
 )
 WAVE = Option("--wave", "SIZES", "so many hosts first, and on only where that went well: 1,10%,rest")
+JSON = Option("--json", "", "print JSON")
+POLICY = Option("--policy", "POLICY", "strict (default) or permissive, as for `joey run`")
 WORDS = "[HOST|GROUP|!HOST ...]"
 
 

@@ -14,7 +14,7 @@ from ....runtime.tables import Table
 from .. import looking
 from ..judging import COLUMNS, judge
 from ..page import page
-from .shared import HOSTS, STORE, WORDS, chosen, store
+from .shared import HOSTS, JSON, POLICY, STORE, WORDS, chosen, store
 
 if TYPE_CHECKING:
     from ....probes.report import KernelReport
@@ -114,8 +114,8 @@ COMMAND = Command(
         HOSTS,
         STORE,
         Option("--html", "FILE", "write one page: to filter, to read on a phone, to print"),
-        Option("--policy", "POLICY", "strict (default) or permissive, as for `joey run`"),
-        Option("--json", "", "print JSON"),
+        POLICY,
+        JSON,
     ),
     detail=(
         "Without words: every host that was probed. A column says by which mechanism a container of today would get a\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ....runtime.options import Arguments, Command, Option
+from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
 from ..images import Image
 from .changes import GATE, roll_changes
-from .shared import HOSTS, REACHING, STORE, WAVE, WORDS
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
@@ -25,7 +25,7 @@ COMMAND = Command(
     words=f"IMAGE NAME {WORDS}",
     least=2,
     most=-1,
-    options=(GATE, WAVE, HOSTS, STORE, *REACHING, Option("--json", "", "print JSON")),
+    options=(GATE, WAVE, HOSTS, STORE, *REACHING, JSON),
     detail=(
         "By `joey rich upgrade` there: one that does not come up, is not well by its health check, or whose gate\n"
         "fails, is rolled back and runs as before; the hosts of later waves are not touched. What was before is\n"
