@@ -387,8 +387,9 @@ def test_hosts_behind_another(desk: Desk, roots: dict[str, Path]) -> None:
     desk.config.write_text(desk.config.read_text() + f"Host {behind}\n  ProxyJump {way}\n")
     assert desk.fleet("exec", "hostname", behind).stdout == f"{behind}: behind\n"
     deadline = time.monotonic() + 10  # sshd takes a moment to end what has ended
-    while (left := desk.inside("way", "ps -e -o args | grep -c '[s]shd: root' || :").strip()) != "0":
-        assert time.monotonic() < deadline, f"{left} sessions stay open"
+    command = ["nsenter", "-t", str(desk.hosts["way"].pid), "-n", "ss", "-Htn", "state", "established"]
+    while open_ := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
+        assert time.monotonic() < deadline, open_
         time.sleep(0.1)
     for name in ("behind", "way"):
         desk.cut(name)
