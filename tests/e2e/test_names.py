@@ -13,6 +13,7 @@ import dnslib
 import pytest
 
 from joey.compat.network import names
+from joey.compat.network.leases import Leases
 
 from ..conftest import MakeBundle
 from .host import BEYOND, Host
@@ -201,3 +202,19 @@ def test_many_at_once(dns: Host, bundle: MakeBundle, tmp_path: Path) -> None:
     while not (answer := sent(dns, dnslib.DNSRecord.question(first).pack(), wait=0.5)):
         assert time.monotonic() < deadline
     assert str(dnslib.DNSRecord.parse(answer).rr[0].rdata) == "10.71.0.2"
+
+
+def test_a_server_that_is_started_again_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the moment of its start, be it quicker than whoever starts it: what is recorded is not the one before."""
+    leases = Leases("none")
+    leases.folder = str(tmp_path / "leases")
+    record = {"subnet": "127.53.53.0/24", "gateway": "127.53.53.1", "nat": "", "names": {"pid": 1, "born": -1}}
+    leases.keep(record)
+    seen = []
+
+    def start(_body: object) -> None:
+        seen.append(names.Server(leases, "127.53.53.0/24", "127.53.53.1")._is_wanted())
+
+    monkeypatch.setattr(names.daemon, "start", start)
+    names.ensure(leases, record)
+    assert seen == [True]
