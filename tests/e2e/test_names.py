@@ -215,6 +215,6 @@ def test_a_server_that_is_started_again_is_wanted(tmp_path: Path, monkeypatch: p
     def start(_body: object) -> None:
         seen.append(names.Server(leases, "127.53.53.0/24", "127.53.53.1")._is_wanted())
 
-    monkeypatch.setattr(names.daemon, "start", start)
+    monkeypatch.setattr("joey.compat.daemon.start", start)
     names.ensure(leases, record)
     assert seen == [True]
