@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import os
 import re
-import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
+from ...runtime.tables import plain
 from ..image import tarheader
 from ..trees.entry import LARGEST_READ, Content, Entry, TreeError, shown
 from ..trees.indexed import IndexedTree
@@ -27,6 +27,7 @@ from .ssh import Ssh, SshError, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+    from typing import IO
 
 # what an inventory reads: fetched before anything else
 _FIRST = re.compile(
@@ -188,18 +189,12 @@ class HostSource:
 
     def _list(self) -> dict[bytes, Row]:
         """Every path of the host's disks."""
-        with tempfile.TemporaryFile(dir=self._work) as errors:
-            process = self._ssh.start(["find", *self._roots, "-xdev", "-printf", FORMAT], subprocess.DEVNULL, errors)
-            assert process.stdout
-            try:
-                rows = read_rows(process.stdout)
-            finally:
-                process.stdout.close()
-                status = process.wait()
-            errors.seek(0)
-            text = errors.read(1 << 20).decode("utf-8", "replace")
+        with self._ssh.start(["find", *self._roots, "-xdev", "-printf", FORMAT]) as listing:
+            rows = read_rows(listing.out)
+            status = listing.wait()
         if status not in (0, 1) or b"" not in rows:
-            word = text.strip().splitlines()[-1] if text.strip() else f"status {status}"
+            text = listing.errors.strip()
+            word = plain(text.splitlines()[-1]) if text else f"status {status}"
             raise SshError(f"{self._ssh.target}: its files can't be listed: {word}", "find must be GNU's")
         return rows
 
@@ -213,22 +208,17 @@ class HostSource:
         number = self._passes
         planned = {path: rows[path].state for path in todo}
         write_states(self._name(number, "list.part"), planned)
-        with tempfile.TemporaryFile(dir=self._work) as names, tempfile.TemporaryFile(dir=self._work) as errors:
+        with tempfile.TemporaryFile(dir=self._work) as names:
             names.write(b"".join(b"./" + path + b"\0" for path in todo))
             names.seek(0)
-            process = self._ssh.start(self._tar, names, errors)
-            try:
-                self._receive(process, self._name(number, "tar.part"), len(todo), total)
-            finally:
-                assert process.stdout
-                process.stdout.close()
-                status = process.wait()
-            errors.seek(0)
-            lines = errors.read(16 << 20).decode("utf-8", "replace").splitlines()
+            with self._ssh.start(self._tar, names) as archive:
+                self._receive(archive.out, self._name(number, "tar.part"), len(todo), total)
+                status = archive.wait()
+        lines = archive.errors.splitlines()
         bad = [line for line in lines if line.startswith("tar: ") and not _TOLERATED.search(line)]
         if bad or status not in (0, 1, 2):
             word = bad[0] if bad else (lines or ["the connection broke"])[-1]
-            raise SshError(f"{self._ssh.target}: {word}", "the same command goes on")
+            raise SshError(f"{self._ssh.target}: {plain(word)}", "the same command goes on")
         os.rename(self._name(number, "tar.part"), self._name(number, "tar"))
         os.rename(self._name(number, "list.part"), self._name(number, "list"))
         self._known.update(planned)
@@ -240,16 +230,14 @@ class HostSource:
             raise TreeError(f"{shown(path)} was not fetched from the host")
         return io.BytesIO(self._ssh.output(["head", "-c", str(size), "/" + os.fsdecode(path)]))
 
-    def _receive(self, process: subprocess.Popen[bytes], path: str, count: int, total: int) -> None:
-        assert process.stdout
+    def _receive(self, stream: IO[bytes], path: str, count: int, total: int) -> None:
         most = 2 * total + (1 << 30) + count * 4096  # what a host that lies about its files may fill here
         size = 0
         with open(path, "wb") as target:
-            while data := process.stdout.read(_CHUNK):
+            while data := stream.read(_CHUNK):
                 target.write(data)
                 size += len(data)
                 if size > most:
-                    process.kill()
                     raise SshError(f"{self._ssh.target} sends more than the {total} bytes that it listed")
                 self._done(f"fetching {count} entries", min(size / total, 1))
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import tempfile
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...compat.errors import UsageError
 from ...compat.files import find_program
 from ..trees.entry import TreeError
+from .running import ByTerminal, Running
 
 if TYPE_CHECKING:
     from typing import IO
@@ -83,13 +83,14 @@ class Ssh:
         self._old: tuple[str, ...] = ()
         self.notes: list[str] = []
         self._sudo: list[str] = []
+        self._terminal = False
 
-    def words(self, command: list[str]) -> list[str]:
-        """The local command line that runs a command there."""
+    def _words(self, *more: str) -> list[str]:
+        """The local command line, up to the command there."""
         target = self.target
         options = [word for option in (*self._options, *_OPTIONS, *self._old) for word in ("-o", option)]
         where = [*(["-p", target.port] if target.port else []), *(["-l", target.user] if target.user else [])]
-        return [self._tool, "-T", *options, *where, "--", target.host, shlex.join([*self._sudo, *command])]
+        return [self._tool, *more, *options, *where, "--", target.host]
 
     def connect(self) -> None:
         """Make sure of a way to be root there. Raises SshError."""
@@ -104,38 +105,30 @@ class Ssh:
             raise SshError(f"{self.target}: {_last(err)}", next((h for p, h in _HINTS if p.search(err)), ""))
         if out.strip() == b"0":
             return
-        self._sudo = ["sudo", "-n"]
+        self._sudo = ["sudo", "-n", "--"]
         status, out, err = self._try(["id", "-u"])
+        if status and "tty" in err:  # CentOS 6's sudoers have requiretty
+            self._terminal = True
+            status, out, err = self._try(["id", "-u"])
         if status or out.strip() != b"0":
-            hint = "log in as root, or let the user run commands by sudo without a password and a terminal"
+            hint = "log in as root, or let the user run commands by sudo without a password"
             raise SshError(f"{self.target}: reading every file takes root: {_last(err)}", hint)
 
     def _try(self, command: list[str]) -> tuple[int, bytes, str]:
         """(status, output, errors) of a command that says little and comes to an end."""
-        with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(
-                self.words(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-            )
-            watch = threading.Timer(_LONGEST, process.kill)
+        with self.start(command) as running:
+            watch = threading.Timer(_LONGEST, running.kill)
             watch.start()
-            assert process.stdout
             try:
-                out = process.stdout.read(_LARGEST + 1)
+                out = running.out.read(_LARGEST + 1)
                 if len(out) > _LARGEST:
-                    process.kill()
                     raise SshError(f"{self.target}: {command[0]} says more than {_LARGEST >> 20} MiB")
-                status = process.wait()
+                status = running.wait()
             finally:
-                process.stdout.close()
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
                 watch.cancel()
-            errors.seek(0)
-            err = errors.read(1 << 16).decode("utf-8", "replace")
         if status < 0:
             raise SshError(f"{self.target} does not answer")
-        return status, out, err
+        return status, out, running.errors
 
     def output(self, command: list[str], ok: tuple[int, ...] = (0,)) -> bytes:
         """What a command prints there. Raises SshError."""
@@ -144,9 +137,12 @@ class Ssh:
             raise SshError(f"{self.target}: {command[0]} failed with status {status}: {_last(err)}")
         return out
 
-    def start(self, command: list[str], stdin: IO[bytes] | int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
-        """A command whose output is read from `stdout`."""
-        return subprocess.Popen(self.words(command), stdin=stdin, stdout=subprocess.PIPE, stderr=errors)
+    def start(self, command: list[str], stdin: IO[bytes] | None = None) -> Running:
+        """A command there, with a file to read from. To be used as a context."""
+        if self._terminal:
+            return ByTerminal(self._words("-tt", "-e", "none"), self._sudo, command, stdin)
+        words = self._words("-T")
+        return Running([*words, shlex.join([*self._sudo, *command])], stdin or subprocess.DEVNULL)
 
 
 def _last(text: str) -> str:

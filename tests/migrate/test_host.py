@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,8 @@ def serve(root: Path, folder: Path, options: dict[str, str]) -> Iterator[Server]
     port = free_port()
     words = [f"-o{key}={value}" for key, value in options.items()]
     command = (
-        f"mount --bind {root} {root} && mount -t proc proc {root}/proc && mount -t tmpfs none {root}/run && mkdir -p {root}/run/sshd && "
+        f"mount --bind {root} {root} && mount -t proc proc {root}/proc && mount -t tmpfs none {root}/run && "
+        f"mount -t devpts -o newinstance,ptmxmode=666 none {root}/dev/pts && mkdir -p {root}/run/sshd && "
         f"exec chroot {root} /usr/sbin/sshd -D -e -p {port} -oListenAddress=127.0.0.1 -oPermitRootLogin=prohibit-password -oUsePAM=no "
         f"-oHostKey=/etc/ssh/ssh_host_rsa_key -oMaxStartups=100 {' '.join(words)}"
     )
@@ -91,11 +93,17 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     run("cp", "-a", extra / "home/user", root / "home/ann")
     (root / "opt/app").mkdir(parents=True)
     os.link(root / "home/ann/nasty/first", root / "opt/app/third")
-    for name, uid in (("ann", 1000), ("bob", 1001)):
-        run("chroot", root, "useradd", "-u", str(uid), "-m", "-s", "/bin/bash", name) if name == "bob" else run("chroot", root, "useradd", "-u", str(uid), "-M", "-s", "/bin/bash", name)  # fmt: skip
+    for name, uid in (("ann", 1000), ("bob", 1001), ("tim", 1002)):
+        run("chroot", root, "useradd", "-u", str(uid), "-m", "-s", "/bin/bash", name) if name != "ann" else run("chroot", root, "useradd", "-u", str(uid), "-M", "-s", "/bin/bash", name)  # fmt: skip
         run("chroot", root, "usermod", "-p", "*", name)
     (root / "etc/sudoers.d/ann").write_text("ann ALL=(ALL) NOPASSWD: ALL\n")
-    for home, owner in (("root", "0:0"), ("home/ann", "1000:1000"), ("home/bob", "1001:1001")):
+    (root / "etc/sudoers.d/tim").write_text("Defaults:tim requiretty\ntim ALL=(ALL) NOPASSWD: ALL\n")
+    for home, owner in (
+        ("root", "0:0"),
+        ("home/ann", "1000:1000"),
+        ("home/bob", "1001:1001"),
+        ("home/tim", "1002:1002"),
+    ):
         (root / home / ".ssh").mkdir(mode=0o700, exist_ok=True)
         shutil.copy(folder / "key.pub", root / home / ".ssh/authorized_keys")
         run("chown", "-R", owner, root / home / ".ssh")
@@ -113,9 +121,9 @@ def migrate(joey: Joey, server: Server, *words: str, user: str = "root", check: 
     return json.loads(done.stdout) if check else done
 
 
-@pytest.mark.parametrize("user", ["root", "ann"])
+@pytest.mark.parametrize("user", ["root", "ann", "tim"])
 def test_nothing_is_lost(user: str, server: Server, joey: Joey, tmp_path: Path) -> None:
-    """As root, and as a user with sudo: the same files as are there, with everything of theirs."""
+    """As root, and as a user with sudo, also where that wants a terminal: the same files, with everything of theirs."""
     migrate(joey, server, "--to", f"oci:{tmp_path}/image", user=user)
     joey("image", "unpack", f"{tmp_path}/image", f"{tmp_path}/bundle")
     without = ("proc", "sys", "dev", "run", "tmp", "etc/fstab", "etc/ssh", "etc/.pwd.lock", "boot", "var/lib/apt", "var/cache", "var/tmp", "etc/machine-id", "home/ann/nasty/block")  # fmt: skip
@@ -125,9 +133,15 @@ def test_nothing_is_lost(user: str, server: Server, joey: Joey, tmp_path: Path) 
     assert found.keys() - expected.keys() == set()
     differences = [path for path in found if found[path] != expected[path] and path != "."]
     assert differences == []
-    assert joey(
-        "migrate", "verify", server.address(user), *server.words, f"oci:{tmp_path}/image", timeout=200
-    ).stdout.endswith("the same\n")
+    done = joey(
+        "migrate", "verify", server.address(user), *server.words, f"oci:{tmp_path}/image", check=False, timeout=200
+    )
+    if user == "tim":  # sshd notes who got a terminal, and when
+        changed = re.findall(r"^ *(/\S+)", done.stdout, re.MULTILINE)
+        assert set(changed) <= {"/var/log/wtmp", "/var/log/lastlog"}, done.stdout
+        assert f"{len(changed)} unexplained" in done.stdout
+    else:
+        assert done.stdout.endswith("the same\n")
 
 
 def test_an_old_server(guest: tuple[Path, Path], joey: Joey, tmp_path: Path) -> None:
