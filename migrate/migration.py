@@ -118,7 +118,7 @@ def _lacking(opened: Opened, base: Image) -> list[str]:
     ]
     return found + [
         f"{who} wants {path}, which the base does not have"
-        for path, who in application.interpreters.items()
+        for path, who in (*application.interpreters.items(), *application.commands.items())
         if path.rpartition("/")[2].encode() not in lasts
     ]
 

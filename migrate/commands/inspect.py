@@ -57,7 +57,8 @@ def _application(found: Application, as_json: bool) -> int:
     table.add("runs as", found.user or "root", found.reasons.get("user", ""))
     table.add("is well by", " ".join(found.health) or "not known", found.reasons.get("health", ""))
     for kind, rows in (
-        ("interpreter", found.interpreters), ("library", found.libraries), ("runtime", found.runtimes),
+        ("interpreter", found.interpreters), ("library", found.libraries),
+        ("command", found.commands), ("runtime", found.runtimes),
         ("port", {str(number): where for number, where in found.ports.items()}), ("volume", found.volumes),
     ):  # fmt: skip
         for what, why in list(rows.items())[:_ROWS]:

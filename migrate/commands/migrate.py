@@ -36,6 +36,10 @@ SOURCE_OPTIONS = (
     Option("--reader", "NAME", "how a disk's file systems are read: mount or dissect (default: what works)"),
     Option("--as", "KIND", "an archive or folder is a machine or an application (default: by its files)"),
     Option("--prefix", "PATH", "where an application's files go (default: /opt/NAME)"),
+    Option("--root-from", "ROOT", "put below an application what it wants of this root file system: any SOURCE"),
+    Option(
+        "--root-path", "PATH", "also this of it, all that is below included; may be repeated, may have stars", many=True
+    ),
     Option("--ssh-option", "NAME=VALUE", "as ssh's -o, for a source that is a host; may be repeated", many=True),
     Option("--work", "DIR", "where raw disks are put meanwhile (default: $TMPDIR or /var/tmp)"),
 )
@@ -54,6 +58,8 @@ def options_of(arguments: Arguments, work: str) -> Options:
     if options.kind not in ("", "machine", "application"):
         raise UsageError(f'--as: unknown kind "{options.kind}"', "machine or application")
     options.prefix = arguments.text("prefix")
+    options.root = arguments.text("root-from")
+    options.root_paths = arguments.many("root-path")
     return options
 
 
@@ -74,6 +80,8 @@ def run(arguments: Arguments) -> int:
     destination.check()
     recipe = recipe_of(arguments)
     base = None
+    if arguments.text("base") and arguments.text("root-from"):
+        raise UsageError("--base and --root-from are two ways to the same: give one")
     if word := arguments.text("base"):
         below = parse(word, ("oci",), "oci")
         base = open_image(Layout(below.place), below.name)
@@ -83,7 +91,7 @@ def run(arguments: Arguments) -> int:
             source = source_of(arguments.words, options_of(arguments, place), progress.share)
             with source as opened:
                 recipe = recipe or propose(opened)
-                if opened.application is not None and base is None:
+                if opened.application is not None and base is None and not arguments.text("root-from"):
                     opened.notes += [f"no --base is given: {line}" for line in opened.application.advice]
                 if reference.name:
                     recipe.image.name = reference.name

@@ -1,23 +1,22 @@
 """What an application needs and how it starts, guessed from its files; every guess says why.
 
-ELF files are read by pyelftools: interpreter, libraries, the C library's version. Others tell by their names and first
-lines. Nothing of it runs.
+ELF files tell their interpreter, libraries and the C library's version. Others tell by their names and first lines.
+Nothing of it runs.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..trees.entry import opened, read, shown
+from .elf import MAGIC, parse
 
 if TYPE_CHECKING:
     from ..trees.entry import Entry, Tree
 
-_LARGEST_ELF = 256 << 20
 _LARGEST_TEXT = 1 << 20
 _MOST_ELF = 5000
 _STARTERS = ("start.sh", "run.sh", "startup.sh", "entrypoint.sh", "docker-entrypoint.sh", "catalina.sh", "start", "run")
@@ -63,6 +62,7 @@ class Application:
     architecture: str = ""
     interpreters: dict[str, str] = field(default_factory=dict)  # of ELF and of scripts: path -> who wants it
     libraries: dict[str, str] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)  # that env(1) looks for: name -> who wants it
     glibc: str = ""
     runtimes: dict[str, str] = field(default_factory=dict)
     entrypoint: list[str] = field(default_factory=list)
@@ -100,7 +100,7 @@ def look(tree: Tree, prefix: bytes) -> Application:
             if pattern.search(entry.path):
                 found.runtimes.setdefault(runtime, f"{why} ({shown(entry.path)})")
         head = _head(entry)
-        if head.startswith(b"\x7fELF") and count < _MOST_ELF:
+        if head.startswith(MAGIC) and count < _MOST_ELF:
             count += 1
             if _elf(entry, found, needed) and entry.mode & 0o111:
                 executables.append((shown(entry.path), "program"))
@@ -109,6 +109,9 @@ def look(tree: Tree, prefix: bytes) -> Application:
             interpreter = words[0].decode("utf-8", "replace") if words else ""
             if interpreter.startswith("/"):
                 found.interpreters.setdefault(interpreter, f"the script {shown(entry.path)}")
+            if interpreter.endswith("/env") and len(words) > 1:
+                command = words[2 if words[1] == b"-S" and len(words) > 2 else 1].decode("utf-8", "replace")
+                found.commands.setdefault(command, f"the script {shown(entry.path)}")
             if entry.mode & 0o111:
                 executables.append((shown(entry.path), "script"))
             if "user" not in found.reasons and entry.size < _LARGEST_TEXT:
@@ -136,44 +139,19 @@ def _head(entry: Entry) -> bytes:
 
 
 def _elf(entry: Entry, found: Application, needed: dict[str, str]) -> bool:
-    """Note what an ELF file needs; whether it is a program. A damaged one needs nothing."""
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.gnuversions import GNUVerNeedSection
-
-    if entry.size > _LARGEST_ELF:
+    """Note what an ELF file needs; whether it is a program."""
+    elf = parse(entry)
+    if elf is None:
         return False
-    data = bytearray(entry.size)
-    view, filled = memoryview(data), 0
-    with opened(entry) as content:
-        while filled < entry.size and (more := content.readinto(view[filled:])):
-            filled += more
     who = shown(entry.path)
-    program = False
-    try:
-        elf = ELFFile(io.BytesIO(data))
-        machine = {"x64": "amd64", "x86": "386", "AArch64": "arm64"}.get(elf.get_machine_arch(), "")
-        found.architecture = found.architecture or machine
-        dynamic = False
-        for segment in elf.iter_segments():
-            if segment["p_type"] == "PT_INTERP":
-                found.interpreters.setdefault(segment.get_interp_name(), who)  # type: ignore[attr-defined]
-                program = True
-            dynamic = dynamic or segment["p_type"] == "PT_DYNAMIC"
-        program = program or (elf["e_type"] in ("ET_EXEC", "ET_DYN") and not dynamic and bool(elf["e_entry"]))
-        for section in elf.iter_sections():
-            if isinstance(section, DynamicSection):
-                for tag in section.iter_tags():
-                    if tag.entry.d_tag == "DT_NEEDED":
-                        needed.setdefault(tag.needed, who)  # type: ignore[attr-defined]
-            elif isinstance(section, GNUVerNeedSection):
-                for _, versions in section.iter_versions():
-                    for version in versions:
-                        _glibc(found, version.name)
-    except (ELFError, ValueError, KeyError, AttributeError, TypeError, OverflowError, MemoryError, IndexError):
-        return False
-    return program
+    found.architecture = found.architecture or elf.architecture
+    if elf.interpreter:
+        found.interpreters.setdefault(elf.interpreter, who)
+    for library in elf.libraries:
+        needed.setdefault(library, who)
+    for version in elf.versions:
+        _glibc(found, version)
+    return elf.program
 
 
 def _glibc(found: Application, name: str) -> None:
@@ -283,7 +261,7 @@ def _advise(found: Application) -> None:
     elif loaders:
         version = f" {found.glibc} or later" if found.glibc else ""
         found.advice.append(f"its programs want glibc{version}: debian:12-slim has 2.36")
-    scripts = [path for path in found.interpreters if path not in loaders]
+    scripts = [path for path in (*found.interpreters, *found.commands) if path not in loaders]
     if scripts:
         found.advice.append("its scripts want " + ", ".join(scripts[:5]))
     others = [

@@ -87,7 +87,7 @@ class ApplicationSource:
         prefix = (self._options.prefix or f"/opt/{name}").strip("/")
         if not prefix or ".." in prefix.split("/"):
             raise UsageError(f"--prefix {self._options.prefix}: not a folder of an image", "such as /opt/app")
-        moved = MovedTree(tree, _top(tree), prefix.encode())
+        moved = MovedTree(tree, b"" if self._folder else _top(tree), prefix.encode())
         opened = Opened(moved, "application", title)
         opened.facts = {"reader": "folder" if self._folder else "archive", "prefix": "/" + prefix}
         opened.application = look(moved, prefix.encode())
@@ -136,7 +136,7 @@ class ApplicationSource:
 
 
 def _top(tree: Tree) -> bytes:
-    """The one folder that everything is in, or b""."""
+    """The one folder that everything of an archive is in, or b""."""
     names = tree.names(b"")
     if len(names) != 1:
         return b""

@@ -25,6 +25,8 @@ class Options:
         self.insecure = False
         self.kind = ""
         self.prefix = ""
+        self.root = ""  # where a minimal root below an application is taken from
+        self.root_paths: list[str] = []
 
 
 class Opened:

@@ -8,17 +8,33 @@ from typing import TYPE_CHECKING
 from ...compat.errors import UsageError
 from ..disks.ova import is_appliance
 from .application import ApplicationSource, is_archive
+from .contract import Options
 from .disk import DiskSource
 from .packages import PackagesSource, is_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .contract import Options, Source
+    from .contract import Source
 
 
 def source_of(words: list[str], options: Options, done: Callable[[str, float], None]) -> Source:
     """The source of a command line's words. Raises UsageError."""
+    if not options.root:
+        if options.root_paths:
+            raise UsageError("--root-path is for --root-from")
+        return _source_of(words, options, done)
+    from .minimal import MinimalSource
+
+    below = Options(os.path.join(options.work, "root"))
+    os.makedirs(below.work, exist_ok=True)
+    below.reader, below.backing, below.ssh_options = options.reader, options.backing, options.ssh_options
+    below.insecure, below.kind = options.insecure, "machine"
+    root = _source_of([options.root], below, done)
+    return MinimalSource(_source_of(words, options, done), root, options.root_paths, options.root)
+
+
+def _source_of(words: list[str], options: Options, done: Callable[[str, float], None]) -> Source:
     if any(word.startswith("ssh://") for word in words):
         from .host import HostSource
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from .entry import Content, Tree
 
 
-def _opener(tree: Tree, path: bytes) -> Callable[[], Content]:
+def opener(tree: Tree, path: bytes) -> Callable[[], Content]:
+    """What opens a file of a tree at any time: an entry's own serves only while its walk stands there."""
+
     def open() -> Content:
         entry = tree.status(path)
         if entry is None or entry.open is None:
@@ -42,7 +44,7 @@ class MovedTree(IndexedTree):
             moved = Entry(path, entry.mode, 0, 0, entry.mtime, entry.size, entry.target, entry.device, entry.xattrs)
             moved.holes = entry.holes
             if entry.open is not None:
-                moved.open = _opener(tree, entry.path)  # an entry's own serves only while its walk stands there
+                moved.open = opener(tree, entry.path)  # an entry's own serves only while its walk stands there
             if entry.first:
                 moved.first = (prefix + b"/" + entry.first[len(top) :].lstrip(b"/")).strip(b"/")
             self._entries[path] = moved
