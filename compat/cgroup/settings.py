@@ -194,7 +194,9 @@ def _blkio(resources: dict[str, Any], version: int) -> list[Setting]:
         for place, device in enumerate(block.get(key) or []):
             number = f"{device['major']}:{device['minor']}"
             if version == 2:
-                out.append(Setting("blkio", "io.max", f"{number} {word}={device['rate']}", f"{where}.{key}[{place}]"))
+                out.append(
+                    Setting("blkio", "io.max", f"{number} {word}={device['rate'] or 'max'}", f"{where}.{key}[{place}]")
+                )
             else:
                 out.append(Setting("blkio", file, f"{number} {device['rate']}", f"{where}.{key}[{place}]"))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -21,12 +22,11 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
     running = container.running()
     if running:
         is_vm = rich.isolation == "vm"  # its memory and tasks are the machine's, from its next start on
-        words = ["--memory", str(rich.memory)] if rich.memory and not is_vm else []
-        words += ["--cpu-quota", str(int(rich.cpus * 100_000)), "--cpu-period", "100000"] if rich.cpus else []
-        words += ["--pids-limit", str(rich.pids)] if rich.pids and not is_vm else []
+        limits = {key: value for key, value in config.resources(rich).items() if not is_vm or key in ("cpu", "blockIO")}
         kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
-        words += [word for quota in kept for word in ("--disk-quota", quota)]
-        done = control.call(container, "update", *words, container.name) if words else None
+        words = [word for quota in kept for word in ("--disk-quota", quota)]
+        words += ["--resources", "-"] if limits else []
+        done = control.call(container, "update", *words, container.name, text=json.dumps(limits)) if words else None
         if done and done.returncode:
             raise JoeyError(done.stderr.strip().removeprefix("joey: "))
     if own := disk.of_root(quotas) if disk.own(container, rich) else []:
@@ -35,6 +35,7 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         head = quota.rpartition("=")[0]
         rich.quotas = [word for word in rich.quotas if word.rpartition("=")[0] != head] + [quota]
     init = inits.of(rich.init, Guest(rich.lower))
+    rich.io = {option: {path: rate for path, rate in rates.items() if rate} for option, rates in rich.io.items()}
     container.save(rich)
     if running and env:
         _tell_environment(container, rich, init)

@@ -18,7 +18,7 @@ from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
 from ...runtime.layers import FOLDER as LAYERS
 from ...runtime.needs import LAYERS_ANNOTATION, NETWORK_ANNOTATION, QUOTA_ANNOTATION, VIEW_ANNOTATION
-from . import disk, fixes, inits, resolving, shifted
+from . import blocks, disk, fixes, inits, resolving, shifted
 from .guest import Guest
 from .model import BY_RUNTIME, Hook, Rich, Volume, parse_id_map
 from .seccomp import PROFILE
@@ -177,7 +177,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
             lost["io.joey.rich.lost.seccomp"] = (
                 "this kernel has no seccomp filters: calls are held back by capabilities alone"
             )
-    linux["resources"] = {**linux["resources"], **_resources(rich)}
+    linux["resources"] = {**linux["resources"], **resources(rich)}
     _network(rich, linux)
     config["annotations"] = {
         LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
@@ -288,7 +288,8 @@ def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
         os.close(lock)
 
 
-def _resources(rich: Rich) -> dict[str, Any]:
+def resources(rich: Rich) -> dict[str, Any]:
+    """Its limits as the spec has them. Raises JoeyError."""
     out: dict[str, Any] = {}
     if rich.memory:
         out["memory"] = {"limit": rich.memory}
@@ -296,6 +297,8 @@ def _resources(rich: Rich) -> dict[str, Any]:
         out["cpu"] = {"quota": int(rich.cpus * _PERIOD), "period": _PERIOD}
     if rich.pids:
         out["pids"] = {"limit": rich.pids}
+    if block := blocks.limits(rich.io_weight, rich.io):
+        out["blockIO"] = block
     return out
 
 

@@ -188,6 +188,8 @@ def _everybody(guest: Guest, rich: Rich) -> list[Fix]:
         out.append(Fix("/etc/fstab", _DISKS, "# in a container (joey): nothing is to be mounted\n"))
     if guest.exists("/etc/systemd") or guest.exists("/etc/dbus-1"):
         out.append(Fix("/etc/machine-id", "its own identity", os.urandom(16).hex() + "\n", mode=0o444))
+    if "mtab" not in guest.names("/etc") or guest.exists("/etc/mtab"):  # CentOS 6's is a file; a link leads nowhere
+        out.append(Fix("/etc/mtab", "the mounts are those of the container", target="/proc/self/mounts"))
     out += _host_keys(guest)
     if rich.env:
         out.append(Fix("/etc/environment", "--env: for login, ssh and cron", environment(guest, rich.env)))

@@ -73,6 +73,8 @@ class Rich:
     memory: int = 0
     cpus: float = 0.0
     pids: int = 0
+    io_weight: int = 0
+    io: dict[str, dict[str, int]] = field(default_factory=dict)  # option -> path -> rate
     views: bool = False
     privileged: bool = False
     id_map: str = ""

@@ -98,6 +98,52 @@ def fetched(host: Host, url: str) -> str:
     return host.call("/usr/bin/python3", "-c", script, url)
 
 
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/blkio").is_dir(), reason="needs the blkio controller of cgroup v1")
+def test_its_disk_traffic_is_limited(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    """By a folder on a disk; changed and lifted while it runs. Of a cgroup v1 here."""
+    root = machine()
+    rich("run", "--rootfs", str(root), "--name", "one", "--device-write-bps", f"{tmp_path}:2M",
+         "--device-read-iops", f"{tmp_path}:500")  # fmt: skip
+    lines = Path(f"/proc/{rich.inspect('one')['pid']}/cgroup").read_text().splitlines()
+    path = next(line.split(":")[2] for line in lines if "blkio" in line.split(":")[1].split(","))
+    group = Path("/sys/fs/cgroup/blkio" + path)
+    device = (group / "blkio.throttle.write_bps_device").read_text().split()
+    assert device[1:] == ["2097152"]
+    assert (group / "blkio.throttle.read_iops_device").read_text().split() == [device[0], "500"]
+    disk = Path("/sys/dev/block") / device[0]
+    assert not (disk / "partition").exists()
+    rich(
+        "update", "--device-write-bps", f"{tmp_path}:0", "--device-read-iops", f"/dev/{disk.resolve().name}:700", "one"
+    )
+    assert (group / "blkio.throttle.write_bps_device").read_text() == ""
+    assert (group / "blkio.throttle.read_iops_device").read_text().split() == [device[0], "700"]
+    rich("stop", "one")
+    rich("start", "one")
+    assert (group / "blkio.throttle.write_bps_device").read_text() == ""
+    assert (group / "blkio.throttle.read_iops_device").read_text().split()[0] == device[0]
+    for words, what in (
+        (("--device-write-bps", "/proc:1M"), "on no disk"),
+        (("--device-write-bps", "/dev/none:1M"), "No such file"),
+        (("--device-write-bps", "sda:1M"), "not DEVICE:RATE"),
+        (("--device-read-iops", f"{tmp_path}:1M"), "not DEVICE:RATE"),
+        (("--blkio-weight", "5"), "10 to 1000"),
+    ):
+        assert what in rich("update", *words, "one", check=False).stderr
+
+
+def test_mounts_are_the_containers_own(rich: Rich, machine: Callable[..., Path]) -> None:
+    """CentOS 6's /etc/mtab is a file, which a migration leaves behind; without one its df says nothing."""
+    root = machine()
+    (root / "etc/mtab").write_text("/dev/mapper/vg-root / ext4 rw 0 0\n")
+    rich("run", "--rootfs", str(root), "--name", "one")
+    assert "vg-root" not in rich.inside("one", "cat /etc/mtab")
+    assert rich.inside("one", "df /").endswith("% /\n")
+    (root / "etc/mtab").unlink()
+    (root / "etc/mtab").symlink_to("../proc/self/mounts")
+    rich("run", "--rootfs", str(root), "--name", "two")
+    assert "/etc/mtab" not in {fix["path"] for fix in rich.inspect("two")["fixes"]}
+
+
 def test_a_life(rich: Rich, machine: Callable[..., Path]) -> None:
     root = machine(up="hostname; touch /written")
     rich("run", "--rootfs", str(root), "--name", "one", "--hostname", "old-name", "--memory", "64M", "--pids", "50")

@@ -45,7 +45,8 @@ def run(arguments: Arguments) -> int:
         return 0
     table = Table(rich.name, "what", "is")
     for key in ("status", "image", "lower", "init", "hostname", "networks", "addresses", "volumes", "quotas", "memory",
-                "cpus", "pids", "env", "restart", "health", "hooks", "upgraded", "written"):  # fmt: skip
+                "cpus", "pids", "io_weight", "io", "env", "restart", "health", "hooks", "upgraded",
+                "written"):  # fmt: skip
         if value[key]:
             table.add(key, value[key] if isinstance(value[key], str) else json.dumps(value[key]))
     for feature, lost in value["lost"].items() if isinstance(value["lost"], dict) else ():

@@ -7,7 +7,7 @@ import os
 from ....compat.errors import JoeyError, UsageError
 from ....runtime.options import Arguments, Option
 from ...sizes import parse_size
-from .. import control
+from .. import blocks, control
 from ..model import (
     Health,
     Rich,
@@ -25,6 +25,13 @@ LIMITS = (
     Option("--memory", "SIZE", "memory limit, such as 512M or 2G"),
     Option("--cpus", "N", "CPU time, in CPUs: 0.5 is half of one"),
     Option("--pids", "N", "processes and threads"),
+    Option("--blkio-weight", "N", "share of disk time, 10 to 1000"),
+    Option(
+        "--device-read-bps", "PATH:SIZE", "bytes a second read from the disk at PATH, or below it; 0: any", many=True
+    ),
+    Option("--device-write-bps", "PATH:SIZE", "the same for what is written; both may be repeated", many=True),
+    Option("--device-read-iops", "PATH:N", "reads a second of that disk", many=True),
+    Option("--device-write-iops", "PATH:N", "writes a second", many=True),
     Option("--restart", "POLICY", "no, on-failure[:N], always or unless-stopped"),
     Option("--env -e", "NAME=VALUE", "for its init, services, logins, ssh and cron; may be repeated", many=True),
     Option("--stop-timeout", "SECONDS", "how long it may take to shut down"),
@@ -109,6 +116,14 @@ def set_limits(arguments: Arguments, rich: Rich) -> None:
         if not 0 <= rich.cpus <= 8192:
             raise UsageError(f'--cpus: "{word}" is no number of CPUs')
     rich.pids = arguments.number("pids", rich.pids)
+    rich.io_weight = arguments.number("blkio-weight", rich.io_weight)
+    if rich.io_weight and not 10 <= rich.io_weight <= 1000:
+        raise UsageError(f"--blkio-weight: {rich.io_weight} is not 10 to 1000")
+    for option in blocks.RATES:
+        for word in arguments.many(option):
+            path, rate = blocks.parse_rate(word, option)
+            blocks.disk_of(path)
+            rich.io.setdefault(option, {})[path] = rate
     if word := arguments.text("restart"):
         rich.restart, rich.most_restarts = parse_restart(word)
     rich.env.update(parse_variable(word) for word in arguments.many("env"))
