@@ -42,6 +42,7 @@ class Image:
         found = parse(reference, ("oci",), "oci")
         image = open_image(Layout(found.place), found.name)
         self.digest = str(image.descriptor["digest"])
+        self.hexadecimal = self.digest.partition(":")[2]
         paths = [image.check_layer(index) for index in range(len(image.layers))]
         paths += [image.layout.blob(part["digest"]) for part in (image.manifest["config"], image.descriptor)]
         blobs = (Blob(os.path.basename(path), path, os.path.getsize(path)) for path in paths)
@@ -92,15 +93,22 @@ def reference(name: str) -> str:
     return f"oci:{FOLDER}/{name}:{name}"
 
 
-def send(link: Link, image: Image, name: str) -> int:
-    """Have the image on the host under a name, after `become_root`; the bytes that were sent. Raises LinkError."""
+def wanted(link: Link, image: Image, name: str) -> Stream | None:
+    """What is to be sent for a host to have the image under a name, after `become_root`; None for nothing."""
     done = link.run_as_root(script("image-has.sh", FOLDER, name), limit=_LARGEST_LIST)
     lines = done.out.decode("utf-8", "replace").splitlines()
     there = {match[2]: int(match[1]) for line in lines if (match := _LINE.fullmatch(line))}
-    digest = image.digest.partition(":")[2]
     missing = [blob for blob in image.blobs if there.get(blob.name) != blob.size]
-    if not missing and f"image {digest}.{name}" in lines:
+    if not missing and f"image {image.hexadecimal}.{name}" in lines:
+        return None
+    return image.stream(name, missing)
+
+
+def send(link: Link, image: Image, name: str) -> int:
+    """Have the image on the host under a name, after `become_root`; the bytes that were sent. Raises LinkError."""
+    data = wanted(link, image, name)
+    if data is None:
         return 0
-    data = image.stream(name, missing)
-    link.send(data, script("lock.sh") + script("image-send.sh", FOLDER, name, digest, str(data.size // 1024 + 1024)))
+    room = str(data.size // 1024 + 1024)
+    link.send(data, script("lock.sh") + script("image-send.sh", FOLDER, name, image.hexadecimal, room))
     return data.size

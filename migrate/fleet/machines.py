@@ -74,12 +74,17 @@ def image_of(container: dict[str, Any] | None) -> str:
     return f"sha256:{parts[-2]}" if len(parts) > 2 and parts[-3] == ".images" else ""
 
 
-def run(link: Link, image: Image, name: str, options: list[str], gate: str) -> Change:
-    """Make the container and start it. One that does not come up, or whose gate fails, is removed again."""
+def run(link: Link, image: Image, name: str, options: list[str], gate: str, dry: bool = False) -> Change:
+    """Make the container and start it. One that does not come up, or whose gate fails, is removed again.
+
+    `dry`, here and below: change nothing, and say what would be changed.
+    """
     there = known(link, name)
     before = image_of(there)
     if there and before != image.digest:
         raise LinkError(f"{name} is there, with another image", f"joey fleet upgrade IMAGE {name}")
+    if dry:
+        return _as_it_would(link, image, name, there)
     if there:
         _have_run(link, there, name)
         _gate(link, gate)
@@ -92,6 +97,17 @@ def run(link: Link, image: Image, name: str, options: list[str], gate: str) -> C
     except LinkError as error:
         _take_back(link, error, "removed again", "rich", "rm", "--force", name)
     return Change("", image.digest, size)
+
+
+def _as_it_would(link: Link, image: Image, name: str, there: dict[str, Any] | None) -> Change:
+    """What a change to an image would be."""
+    before = image_of(there)
+    if there and before == image.digest:
+        if there.get("status") == "stopped":
+            link.notes.append(f"{name} is stopped, and would be started")
+        return Change(before, before, 0)
+    data = images.wanted(link, image, name)
+    return Change(before, image.digest, data.size if data else 0)
 
 
 def _have_run(link: Link, there: dict[str, Any], name: str) -> None:
@@ -114,12 +130,16 @@ def _take_back(link: Link, error: LinkError, done: str, *words: str) -> NoReturn
     raise LinkError(f"{error}; it was {done}", error.hint) from None
 
 
-def upgrade(link: Link, image: Image, name: str, gate: str) -> Change:
+def upgrade(link: Link, image: Image, name: str, gate: str, dry: bool = False) -> Change:
     """Give it another image. Where it does not come up, or its gate fails, the one before is put back and runs."""
     there = known(link, name)
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
     before = image_of(there)
+    if dry:
+        if before != image.digest and there.get("upgraded"):
+            raise LinkError(f"{name} has an upgrade that is not confirmed", f"joey fleet confirm {name}, or rollback")
+        return _as_it_would(link, image, name, there)
     size = 0
     if before != image.digest:
         size = images.send(link, image, name)
@@ -135,7 +155,7 @@ def upgrade(link: Link, image: Image, name: str, gate: str) -> Change:
     return Change(before, image.digest, size)
 
 
-def rollback(link: Link, name: str) -> Change:
+def rollback(link: Link, name: str, dry: bool = False) -> Change:
     """Take an upgrade back; one that was never made, was confirmed or taken back is left. Raises LinkError."""
     there = known(link, name)
     if there is None:
@@ -144,16 +164,20 @@ def rollback(link: Link, name: str) -> Change:
     if not there.get("upgraded"):
         link.notes.append(f"{name} has no upgrade to go back from")
         return Change(before, before, 0)
+    if dry:
+        return Change(before, "the one before", 0)
     must(link, "rich", "rollback", name)
     return Change(before, image_of(known(link, name)), 0)
 
 
-def confirm(link: Link, name: str) -> Change:
+def confirm(link: Link, name: str, dry: bool = False) -> Change:
     """Keep an upgrade; one that is confirmed already is left. Raises LinkError."""
     there = known(link, name)
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
-    if there.get("upgraded"):
+    if dry:
+        link.notes.append(f"{name} has an upgrade" if there.get("upgraded") else f"{name} has no upgrade to confirm")
+    elif there.get("upgraded"):
         must(link, "rich", "confirm", name)
     return Change(image_of(there), image_of(there), 0)
 

@@ -549,16 +549,27 @@ def test_an_image_is_rolled_out(
     options = ("--with", "--network none --memory 64M --hostname shop")
     words = ("shop", *addresses)
     try:
+        dry = desk.json("run", "--dry-run", *options, "--gate", "false", f"{image}:1", *words)
+        assert not [item for row in desk.json("ps", *addresses) for item in row["containers"]]
         first = desk.json("run", *options, "--gate", gate.format(1), f"{image}:1", *words)
         assert all(row["before"] == "" and row["size"] > 100_000 for row in first)
+        told = [[(row["before"], row["after"], row["size"]) for row in rows] for rows in (dry, first)]
+        assert told[0] == told[1], "what was said is what was done"
         assert [row["size"] for row in desk.json("run", *options, f"{image}:1", *words)] == [0, 0, 0], "done already"
         assert "with another image" in desk.fleet("run", f"{image}:2", *words, status=1).stderr
+        assert "with another image" in desk.fleet("run", "--dry-run", f"{image}:2", *words, status=1).stderr
+        dry = desk.json("upgrade", "--dry-run", "--gate", "false", f"{image}:2", *words)
         second = desk.json("upgrade", "--gate", gate.format(2), "--wave", "1,rest", f"{image}:2", *words)
         assert all(0 < row["size"] < 40_000 for row in second), "what is the same is not sent"
+        assert [(row["before"], row["after"], row["size"]) for row in dry] == [
+            (row["before"], row["after"], row["size"]) for row in second
+        ]
+        assert "not confirmed" in desk.fleet("upgrade", "--dry-run", f"{image}:1", *words, status=1).stderr
         rows = desk.json("ps", *addresses)
         assert [(item["name"], item["status"]) for row in rows for item in row["containers"]] == [
             ("shop", "running")
         ] * 3
+        assert "the one before" in desk.fleet("rollback", "--dry-run", *words).stdout
         back = desk.json("rollback", "--wave", "1,rest", "shop", *addresses)
         assert [row["after"] for row in back] == [row["before"] for row in second]
         assert desk.fleet("rollback", "shop", *addresses).stderr.count("no upgrade to go back from") == 3
@@ -590,6 +601,7 @@ def test_an_image_is_rolled_out(
         modes = desk.inside("h1", "cd /var/lib/joey/images; stat -c %a . .pool; find .pool -type f -perm /077 | wc -l")
         assert modes.split() == ["700", "700", "0"], "a machine's files are in them"
         assert "this is" in desk.fleet("logs", "shop", addresses[0]).stdout
+        assert "shop would be stopped on 3 of 3 hosts" in desk.fleet("stop", "--dry-run", *words).stdout
         assert "shop is stopped on 3 of 3 hosts" in desk.fleet("stop", *words).stdout
         done_ = [(row["host"], row["what"]) for row in desk.json("journal")]
         assert done_.count((addresses[1], "shop: upgrade")) == 2

@@ -21,27 +21,36 @@ if TYPE_CHECKING:
 GATE = Option("--gate", "COMMAND", "for sh on the host: it has to say, by status 0, that all is well")
 
 
-def roll_changes(arguments: Arguments, words: list[str], name: str, what: str, job: Callable[[Link], Change]) -> int:
-    """Do it wave by wave, note what changed, and tell; the exit status."""
-    fleet, place = chosen(arguments, words), store(arguments)
-    place.check()
+DRY = Option("--dry-run", "", "change nothing: only say what would be changed, and sent")
+
+
+def roll_changes(
+    arguments: Arguments, words: list[str], name: str, what: str, job: Callable[[Link, bool], Change]
+) -> int:
+    """Do it wave by wave, note what changed, and tell; the exit status. `job` is told whether it is only to say."""
+    fleet, place, dry = chosen(arguments, words), store(arguments), arguments.switch("dry-run")
+    if not dry:
+        place.check()
 
     def seen(outcome: Outcome[Change]) -> bool:
         change = outcome.value
+        if dry:
+            return True  # the next wave is asked, too
         if change is not None and change.before != change.after:
             place.note(outcome.host.name, f"{name}: {what}", change.before, change.after)
         elif change is None:
             place.note(outcome.host.name, f"{name}: {what} failed: {outcome.error}", "", "")
         return not outcome.error
 
-    rows = roll(arguments, fleet, job, seen)
+    rows = roll(arguments, fleet, lambda link: job(link, dry), seen)
     if arguments.switch("json"):
         print(jsonio.dumps([
             {"host": row.host.name, "error": row.error, "seconds": round(row.seconds, 2),
              **(row.value._asdict() if row.value else {})} for row in rows
         ]))  # fmt: skip
     else:
-        table = Table(name, "host", "image before", "image now", "sent", "s")
+        now, sent = ("image it would have", "would be sent") if dry else ("image now", "sent")
+        table = Table(name, "host", "image before", now, sent, "s")
         for row in rows:
             change = row.value
             cells = (change.before, change.after, shown_size(change.size)) if change else ("", "failed", "")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
-from .changes import roll_changes
+from .changes import DRY, roll_changes
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
-    return roll_changes(arguments, words, name, "confirm", lambda link: machines.confirm(link, name))
+    return roll_changes(arguments, words, name, "confirm", lambda link, dry: machines.confirm(link, name, dry))
 
 
 COMMAND = Command(
@@ -22,6 +22,6 @@ COMMAND = Command(
     words=f"NAME {WORDS}",
     least=1,
     most=-1,
-    options=(WAVE, HOSTS, STORE, *REACHING, JSON),
+    options=(DRY, WAVE, HOSTS, STORE, *REACHING, JSON),
     examples=("joey fleet confirm shop web",),
 )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
-from .changes import roll_changes
+from .changes import DRY, roll_changes
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
-    return roll_changes(arguments, words, name, "rollback", lambda link: machines.rollback(link, name))
+    return roll_changes(arguments, words, name, "rollback", lambda link, dry: machines.rollback(link, name, dry))
 
 
 COMMAND = Command(
@@ -22,7 +22,7 @@ COMMAND = Command(
     words=f"NAME {WORDS}",
     least=1,
     most=-1,
-    options=(WAVE, HOSTS, STORE, *REACHING, JSON),
+    options=(DRY, WAVE, HOSTS, STORE, *REACHING, JSON),
     detail=(
         "By `joey rich rollback` there: image, layer and settings are those of before the upgrade, and it runs again.\n"
         "A host whose container has no upgrade to go back from, or has confirmed it, stays as it is and is told."

@@ -9,7 +9,7 @@ from ....runtime.options import Arguments, Command, Option
 from ...rich.model import check_name
 from .. import machines
 from ..images import Image
-from .changes import GATE, roll_changes
+from .changes import DRY, GATE, roll_changes
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
@@ -22,7 +22,9 @@ def run(arguments: Arguments) -> int:
         raise UsageError(f"--with: {error}", "--with '--memory 2G --network bridge'") from None
     image = Image(reference)
     gate = arguments.text("gate")
-    return roll_changes(arguments, words, name, "run", lambda link: machines.run(link, image, name, options, gate))
+    return roll_changes(
+        arguments, words, name, "run", lambda link, dry: machines.run(link, image, name, options, gate, dry)
+    )
 
 
 COMMAND = Command(
@@ -35,6 +37,7 @@ COMMAND = Command(
     options=(
         Option("--with", "OPTIONS", "options of `joey rich run` there, as one word"),
         GATE,
+        DRY,
         WAVE,
         HOSTS,
         STORE,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
+from ..link import LinkError
+from .changes import DRY
 from .shared import HOSTS, REACHING, STORE, WAVE, WORDS, chosen, roll, store
 
 if TYPE_CHECKING:
@@ -17,20 +19,27 @@ if TYPE_CHECKING:
 def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
-    fleet, place = chosen(arguments, words), store(arguments)
-    place.check()
+    fleet, place, dry = chosen(arguments, words), store(arguments), arguments.switch("dry-run")
+    if not dry:
+        place.check()
 
     def job(link: Link) -> bytes:
-        return machines.must(link, "rich", "stop", name)
+        if not dry:
+            return machines.must(link, "rich", "stop", name)
+        if machines.known(link, name) is None:
+            raise LinkError(f"there is no {name}")
+        return b""
 
     def seen(outcome: Outcome[bytes]) -> bool:
+        if dry:
+            return True
         failed = f" failed: {outcome.error}" if outcome.error else ""
         place.note(outcome.host.name, f"{name}: stop{failed}", "", "")
         return not outcome.error
 
     rows = roll(arguments, fleet, job, seen)
     good = sum(not row.error for row in rows)
-    print(f"{name} is stopped on {good} of {len(fleet)} hosts")
+    print(f"{name} {'would be' if dry else 'is'} stopped on {good} of {len(fleet)} hosts")
     return 0 if good == len(fleet) else 1
 
 
@@ -41,7 +50,7 @@ COMMAND = Command(
     words=f"NAME {WORDS}",
     least=1,
     most=-1,
-    options=(WAVE, HOSTS, STORE, *REACHING),
+    options=(DRY, WAVE, HOSTS, STORE, *REACHING),
     detail="By its init's own way, as `joey rich stop`. `joey fleet exec 'joey rich start NAME'` starts it again.",
     examples=("joey fleet stop shop web7",),
 )

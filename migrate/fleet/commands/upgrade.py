@@ -6,7 +6,7 @@ from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
 from ..images import Image
-from .changes import GATE, roll_changes
+from .changes import DRY, GATE, roll_changes
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
@@ -15,7 +15,9 @@ def run(arguments: Arguments) -> int:
     check_name(name)
     image = Image(reference)
     gate = arguments.text("gate")
-    return roll_changes(arguments, words, name, "upgrade", lambda link: machines.upgrade(link, image, name, gate))
+    return roll_changes(
+        arguments, words, name, "upgrade", lambda link, dry: machines.upgrade(link, image, name, gate, dry)
+    )
 
 
 COMMAND = Command(
@@ -25,7 +27,7 @@ COMMAND = Command(
     words=f"IMAGE NAME {WORDS}",
     least=2,
     most=-1,
-    options=(GATE, WAVE, HOSTS, STORE, *REACHING, JSON),
+    options=(GATE, DRY, WAVE, HOSTS, STORE, *REACHING, JSON),
     detail=(
         "By `joey rich upgrade` there: one that does not come up, is not well by its health check, or whose gate\n"
         "fails, is rolled back and runs as before; the hosts of later waves are not touched. What was before is\n"
