@@ -15,6 +15,8 @@ COMMAND = Command(
         "push": ("migrate.commands.image_push", "send an image to a registry"),
         "pull": ("migrate.commands.image_pull", "fetch an image from a registry"),
         "diff": ("migrate.commands.image_diff", "show what differs between two images"),
+        "share": ("migrate.commands.image_share", "give blobs to other hosts (for joey fleet)"),
+        "take": ("migrate.commands.image_take", "fetch blobs from a host that shares them (for joey fleet)"),
         "unpack": ("migrate.commands.image_unpack", "make a bundle of an image"),
     },
     detail="Images are named as TRANSPORT:PLACE[:NAME]; a folder without a transport is an OCI image layout.",

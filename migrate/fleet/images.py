@@ -93,22 +93,31 @@ def reference(name: str) -> str:
     return f"oci:{FOLDER}/{name}:{name}"
 
 
-def wanted(link: Link, image: Image, name: str) -> Stream | None:
-    """What is to be sent for a host to have the image under a name, after `become_root`; None for nothing."""
+class Sent(NamedTuple):
+    """Bytes that the desk sent, and those that came from other hosts."""
+
+    size: int
+    shared: int
+
+
+def missing(link: Link, image: Image, name: str) -> list[Blob] | None:
+    """The blobs that a host does not have, after `become_root`; None where it has the image under that name."""
     done = link.run_as_root(script("image-has.sh", FOLDER, name), limit=_LARGEST_LIST)
     lines = done.out.decode("utf-8", "replace").splitlines()
     there = {match[2]: int(match[1]) for line in lines if (match := _LINE.fullmatch(line))}
-    missing = [blob for blob in image.blobs if there.get(blob.name) != blob.size]
-    if not missing and f"image {image.hexadecimal}.{name}" in lines:
-        return None
-    return image.stream(name, missing)
+    found = [blob for blob in image.blobs if there.get(blob.name) != blob.size]
+    return None if not found and f"image {image.hexadecimal}.{name}" in lines else found
 
 
-def send(link: Link, image: Image, name: str) -> int:
-    """Have the image on the host under a name, after `become_root`; the bytes that were sent. Raises LinkError."""
-    data = wanted(link, image, name)
-    if data is None:
-        return 0
+def send(link: Link, image: Image, name: str) -> Sent:
+    """Have the image on the host under a name, after `become_root`. Raises LinkError."""
+    blobs = missing(link, image, name)
+    return Sent(0 if blobs is None else send_blobs(link, image, name, blobs), 0)
+
+
+def send_blobs(link: Link, image: Image, name: str, blobs: list[Blob]) -> int:
+    """Send those blobs and what tells that they are the image; how many bytes. Raises LinkError."""
+    data = image.stream(name, blobs)
     room = str(data.size // 1024 + 1024)
     link.send(data, script("lock.sh") + script("image-send.sh", FOLDER, name, image.hexadecimal, room))
     return data.size

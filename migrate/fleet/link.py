@@ -29,6 +29,7 @@ _LARGEST = 16 << 20  # of what a command there prints
 _SMALL = 1 << 16
 _ERRORS = 1 << 16
 _CHUNK = 1 << 16
+_FIRST_WORD = 30  # seconds for what is started to say that it has
 # a terminal mixes output and errors, and whatever sudo says: what a command prints there is between these
 _READY, _BEGIN, _END = b"joey-is-ready\r\n", b"joey-begins\r\n", b"\njoey-ended\r\n"
 _APART = (
@@ -86,6 +87,7 @@ class Link:
         self._connection: Any = None
         self._through: list[Any] = []  # the hosts on the way to it, the nearest first
         self._closed = False
+        self._served: list[Any] = []
         self._sudo = ""  # "", "plain" or "terminal"
         self._is_root = False
 
@@ -115,6 +117,23 @@ class Link:
                     connection.client.close()
                 except Exception:
                     continue  # it was half open
+
+    @property
+    def address(self) -> str:
+        """Where the host is: as a number, where it is reached without another one."""
+        if self._through:
+            return str(self._connection.host)
+        return str(self._connection.transport.sock.getpeername()[0])
+
+    def joey(self, *words: str) -> str:
+        """joey there as a command for sh: the kit's, else whatever is in its PATH."""
+        return f"PATH={shlex.quote(self.host.kit)}/bin:$PATH:/usr/local/bin\nexec joey {shlex.join(words)}"
+
+    def left(self) -> float:
+        """Seconds until the deadline. Raises LinkError where there are none, and after `close`."""
+        if self._closed:
+            raise LinkError("the connection is closed")
+        return self._left()
 
     def _left(self) -> float:
         left = self._deadline - time.monotonic()
@@ -232,6 +251,31 @@ class Link:
             return Done(done.status or 1, b"", before.decode("utf-8", "replace"))
         out, _, err = out.rpartition(_END)
         return Done(done.status, out, err.decode("utf-8", "replace"))
+
+    def serve(self, command: str, line: bytes) -> str:
+        """Start a command of root that lasts until this connection ends; give it a line, and return its first one.
+
+        After `become_root`. Raises LinkError.
+        """
+        _, paramiko = libraries()
+        if self._sudo == "terminal":
+            raise LinkError("sudo there wants a terminal, in which nothing can be served")
+        words = f"{'sudo -n -- ' if self._sudo else ''}sh -c {shlex.quote(command)}"
+        out = bytearray()
+        try:
+            channel = self._connection.transport.open_session(timeout=self._left())
+            channel.settimeout(_FIRST_WORD)
+            channel.exec_command(f"exec {words}")
+            channel.sendall(line + b"\n")
+            while b"\n" not in out and len(out) < _SMALL and (data := channel.recv(_SMALL)):
+                out += data
+            if b"\n" not in out:
+                said = channel.recv_stderr(_SMALL).decode("utf-8", "replace")
+                raise LinkError(Done(-1, b"", said).reason)
+        except (paramiko.SSHException, OSError, EOFError, AttributeError) as error:
+            raise LinkError(f"it does not start: {plain(str(error))[:200] or type(error).__name__}") from None
+        self._served.append(channel)  # it is closed when nobody has it any more
+        return out.partition(b"\n")[0].decode("utf-8", "replace")
 
     def _run(self, command: str, stdin: bytes | Stream, limit: int, terminal: bool) -> Done:
         _, paramiko = libraries()

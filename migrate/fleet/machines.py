@@ -10,6 +10,8 @@ from . import images
 from .link import LinkError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .images import Image
     from .link import Done, Link
 
@@ -19,19 +21,33 @@ _UNDO = 120.0  # seconds for taking a change back
 
 
 class Change(NamedTuple):
-    """What was done to one. `before` and `after` are digests of images, "" for none; `size`: bytes sent."""
+    """What was done to one. `before` and `after` are digests of images, "" for none; `size`: bytes that the desk sent,
+    `shared`: those that came from other hosts."""
 
     before: str
     after: str
-    size: int
+    size: int = 0
+    shared: int = 0
+
+
+class Rollout(NamedTuple):
+    """An image that hosts are to run, what has to be well on them, and how it gets there.
+
+    `dry`: change nothing, and say what would be changed.
+    """
+
+    image: Image
+    name: str
+    gate: str
+    send: Callable[[Link, Image, str], images.Sent]
+    dry: bool = False
 
 
 def joey(link: Link, *words: str) -> Done:
     """joey there, as root: the kit's, else whatever is in its PATH. Raises LinkError where root can't be had."""
     if not link.become_root():
         raise LinkError("containers are root's, and there is no sudo without a password")
-    command = f"PATH={shlex.quote(link.host.kit)}/bin:$PATH:/usr/local/bin\nexec joey {shlex.join(words)}"
-    return link.run_as_root(command, limit=_LARGEST)
+    return link.run_as_root(link.joey(*words), limit=_LARGEST)
 
 
 def must(link: Link, *words: str) -> bytes:
@@ -74,40 +90,38 @@ def image_of(container: dict[str, Any] | None) -> str:
     return f"sha256:{parts[-2]}" if len(parts) > 2 and parts[-3] == ".images" else ""
 
 
-def run(link: Link, image: Image, name: str, options: list[str], gate: str, dry: bool = False) -> Change:
-    """Make the container and start it. One that does not come up, or whose gate fails, is removed again.
-
-    `dry`, here and below: change nothing, and say what would be changed.
-    """
+def run(link: Link, rollout: Rollout, options: list[str]) -> Change:
+    """Make the container and start it. One that does not come up, or whose gate fails, is removed again."""
+    image, name = rollout.image, rollout.name
     there = known(link, name)
     before = image_of(there)
     if there and before != image.digest:
         raise LinkError(f"{name} is there, with another image", f"joey fleet upgrade IMAGE {name}")
-    if dry:
-        return _as_it_would(link, image, name, there)
+    if rollout.dry:
+        return _as_it_would(link, rollout, there)
     if there:
         _have_run(link, there, name)
-        _gate(link, gate)
-        return Change(before, image.digest, 0)
-    size = images.send(link, image, name)
+        _gate(link, rollout.gate)
+        return Change(before, image.digest)
+    sent = rollout.send(link, image, name)
     must(link, "rich", "create", "--name", name, *options, images.reference(name))  # what fails here has made nothing
     try:
         must(link, "rich", "start", name)
-        _gate(link, gate)
+        _gate(link, rollout.gate)
     except LinkError as error:
         _take_back(link, error, "removed again", "rich", "rm", "--force", name)
-    return Change("", image.digest, size)
+    return Change("", image.digest, *sent)
 
 
-def _as_it_would(link: Link, image: Image, name: str, there: dict[str, Any] | None) -> Change:
+def _as_it_would(link: Link, rollout: Rollout, there: dict[str, Any] | None) -> Change:
     """What a change to an image would be."""
-    before = image_of(there)
+    before, image = image_of(there), rollout.image
     if there and before == image.digest:
         if there.get("status") == "stopped":
-            link.notes.append(f"{name} is stopped, and would be started")
-        return Change(before, before, 0)
-    data = images.wanted(link, image, name)
-    return Change(before, image.digest, data.size if data else 0)
+            link.notes.append(f"{rollout.name} is stopped, and would be started")
+        return Change(before, before)
+    blobs = images.missing(link, image, rollout.name)
+    return Change(before, image.digest, 0 if blobs is None else image.stream(rollout.name, blobs).size)
 
 
 def _have_run(link: Link, there: dict[str, Any], name: str) -> None:
@@ -130,48 +144,49 @@ def _take_back(link: Link, error: LinkError, done: str, *words: str) -> NoReturn
     raise LinkError(f"{error}; it was {done}", error.hint) from None
 
 
-def upgrade(link: Link, image: Image, name: str, gate: str, dry: bool = False) -> Change:
+def upgrade(link: Link, rollout: Rollout) -> Change:
     """Give it another image. Where it does not come up, or its gate fails, the one before is put back and runs."""
+    image, name = rollout.image, rollout.name
     there = known(link, name)
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
     before = image_of(there)
-    if dry:
+    if rollout.dry:
         if before != image.digest and there.get("upgraded"):
             raise LinkError(f"{name} has an upgrade that is not confirmed", f"joey fleet confirm {name}, or rollback")
-        return _as_it_would(link, image, name, there)
-    size = 0
+        return _as_it_would(link, rollout, there)
+    sent = images.Sent(0, 0)
     if before != image.digest:
-        size = images.send(link, image, name)
+        sent = rollout.send(link, image, name)
         must(link, "rich", "upgrade", "--image", images.reference(name), name)
     try:
         if before == image.digest:
             _have_run(link, there, name)
-        _gate(link, gate)
+        _gate(link, rollout.gate)
     except LinkError as error:
         if before == image.digest and not there.get("upgraded"):
             raise  # there is nothing to go back to
         _take_back(link, error, "rolled back", "rich", "rollback", name)
-    return Change(before, image.digest, size)
+    return Change(before, image.digest, *sent)
 
 
 def rollback(link: Link, name: str, dry: bool = False) -> Change:
-    """Take an upgrade back; one that was never made, was confirmed or taken back is left. Raises LinkError."""
+    """Take an upgrade back, or say that it would be; where there is none any more, nothing. Raises LinkError."""
     there = known(link, name)
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
     before = image_of(there)
     if not there.get("upgraded"):
         link.notes.append(f"{name} has no upgrade to go back from")
-        return Change(before, before, 0)
+        return Change(before, before)
     if dry:
-        return Change(before, "the one before", 0)
+        return Change(before, "the one before")
     must(link, "rich", "rollback", name)
-    return Change(before, image_of(known(link, name)), 0)
+    return Change(before, image_of(known(link, name)))
 
 
 def confirm(link: Link, name: str, dry: bool = False) -> Change:
-    """Keep an upgrade; one that is confirmed already is left. Raises LinkError."""
+    """Keep an upgrade, or say whether there is one; one that is confirmed already is left. Raises LinkError."""
     there = known(link, name)
     if there is None:
         raise LinkError(f"there is no {name}", f"joey fleet run IMAGE {name}")
@@ -179,7 +194,7 @@ def confirm(link: Link, name: str, dry: bool = False) -> Change:
         link.notes.append(f"{name} has an upgrade" if there.get("upgraded") else f"{name} has no upgrade to confirm")
     elif there.get("upgraded"):
         must(link, "rich", "confirm", name)
-    return Change(image_of(there), image_of(there), 0)
+    return Change(image_of(there), image_of(there))
 
 
 def _gate(link: Link, command: str) -> None:

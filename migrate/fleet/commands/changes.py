@@ -8,6 +8,10 @@ from ....compat import jsonio
 from ....runtime.options import Option
 from ....runtime.tables import Table
 from ...sizes import shown_size
+from .. import images
+from ..images import Image
+from ..machines import Rollout
+from ..sharing import Sharing
 from .shared import chosen, roll, store
 
 if TYPE_CHECKING:
@@ -22,6 +26,21 @@ GATE = Option("--gate", "COMMAND", "for sh on the host: it has to say, by status
 
 
 DRY = Option("--dry-run", "", "change nothing: only say what would be changed, and sent")
+
+
+SHARE = Option("--share", "", "have hosts give the image to each other: the desk's line carries it once")
+
+
+def roll_image(
+    arguments: Arguments, reference: str, name: str, words: list[str], what: str, job: Callable[[Link, Rollout], Change]
+) -> int:
+    """Have hosts run an image, wave by wave; the exit status."""
+    rollout = Rollout(Image(reference), name, arguments.text("gate"), images.send, arguments.switch("dry-run"))
+    if not arguments.switch("share") or rollout.dry:
+        return roll_changes(arguments, words, name, what, lambda link, _: job(link, rollout))
+    with Sharing(len(chosen(arguments, words))) as sharing:
+        shared = rollout._replace(send=sharing.send)
+        return roll_changes(arguments, words, name, what, lambda link, _: job(link, shared))
 
 
 def roll_changes(
@@ -49,11 +68,13 @@ def roll_changes(
              **(row.value._asdict() if row.value else {})} for row in rows
         ]))  # fmt: skip
     else:
+        shares = arguments.switch("share")
         now, sent = ("image it would have", "would be sent") if dry else ("image now", "sent")
-        table = Table(name, "host", "image before", now, sent, "s")
+        table = Table(name, "host", "image before", now, sent, *["from hosts"] * shares, "s")
         for row in rows:
             change = row.value
-            cells = (change.before, change.after, shown_size(change.size)) if change else ("", "failed", "")
+            cells = [change.before, change.after, shown_size(change.size)] if change else ["", "failed", ""]
+            cells += [shown_size(change.shared) if change else ""] * shares
             table.add(row.host.name, *(cell.removeprefix("sha256:")[:16] for cell in cells), f"{row.seconds:.1f}")
         table.print()
     return 1 if len(rows) < len(fleet) or any(row.error for row in rows) else 0

@@ -8,8 +8,7 @@ from ....compat.errors import UsageError
 from ....runtime.options import Arguments, Command, Option
 from ...rich.model import check_name
 from .. import machines
-from ..images import Image
-from .changes import DRY, GATE, roll_changes
+from .changes import DRY, GATE, SHARE, roll_image
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
@@ -20,10 +19,8 @@ def run(arguments: Arguments) -> int:
         options = shlex.split(arguments.text("with"))
     except ValueError as error:
         raise UsageError(f"--with: {error}", "--with '--memory 2G --network bridge'") from None
-    image = Image(reference)
-    gate = arguments.text("gate")
-    return roll_changes(
-        arguments, words, name, "run", lambda link, dry: machines.run(link, image, name, options, gate, dry)
+    return roll_image(
+        arguments, reference, name, words, "run", lambda link, rollout: machines.run(link, rollout, options)
     )
 
 
@@ -37,6 +34,7 @@ COMMAND = Command(
     options=(
         Option("--with", "OPTIONS", "options of `joey rich run` there, as one word"),
         GATE,
+        SHARE,
         DRY,
         WAVE,
         HOSTS,

@@ -5,19 +5,14 @@ from __future__ import annotations
 from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
-from ..images import Image
-from .changes import DRY, GATE, roll_changes
+from .changes import DRY, GATE, SHARE, roll_image
 from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
 
 
 def run(arguments: Arguments) -> int:
     reference, name, *words = arguments.words
     check_name(name)
-    image = Image(reference)
-    gate = arguments.text("gate")
-    return roll_changes(
-        arguments, words, name, "upgrade", lambda link, dry: machines.upgrade(link, image, name, gate, dry)
-    )
+    return roll_image(arguments, reference, name, words, "upgrade", machines.upgrade)
 
 
 COMMAND = Command(
@@ -27,7 +22,7 @@ COMMAND = Command(
     words=f"IMAGE NAME {WORDS}",
     least=2,
     most=-1,
-    options=(GATE, DRY, WAVE, HOSTS, STORE, *REACHING, JSON),
+    options=(GATE, SHARE, DRY, WAVE, HOSTS, STORE, *REACHING, JSON),
     detail=(
         "By `joey rich upgrade` there: one that does not come up, is not well by its health check, or whose gate\n"
         "fails, is rolled back and runs as before; the hosts of later waves are not touched. What was before is\n"
