@@ -11,7 +11,7 @@ STYLE = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1060px;margin:0 auto;padding:1.5rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
 .good{color:var(--good)}.fair{color:var(--fair)}.bad{color:var(--bad)}.dim{color:var(--dim)}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
+h1,h2,p,li,summary{overflow-wrap:anywhere}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--dim);font-weight:600;white-space:nowrap}tr:hover td{background:var(--soft)}summary{cursor:pointer}
 @media print{details>*{display:block}main{padding:0}}

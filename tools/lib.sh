@@ -22,6 +22,11 @@ need_packages() {
         || die "apt-get could not install: ${missing[*]}"
 }
 
+# want_packages NAME...: the same for what only few tests need, which are skipped without it.
+want_packages() {
+    (need_packages "$@") || say "without them some tests are skipped"
+}
+
 # find_python: print a Python 3.11 or later that can make virtual environments.
 find_python() {
     local name

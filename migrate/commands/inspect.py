@@ -75,7 +75,7 @@ def _show(found: Inventory) -> None:
         ("distribution", found.distribution),
         ("architecture", found.architecture),
         ("host name", found.hostname),
-        ("init", f"{found.init}, starts into {found.runlevel}" if found.init else "none"),
+        ("init", ", starts into ".join(filter(None, (found.init, found.runlevel))) or "none"),
         ("kernels", ", ".join(found.kernels)),
         ("time zone", found.time_zone),
         ("SELinux", found.selinux),

@@ -19,9 +19,10 @@ _STYLE = (
     STYLE
     + """
 .top{display:flex;gap:1.5rem;align-items:center;flex-wrap:wrap}.score{font-size:2.6rem;font-weight:700;line-height:1}
-.score small{font-size:1rem;font-weight:400;color:var(--dim)}td{overflow-wrap:anywhere}summary{color:var(--dim)}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:1rem 0}dt{color:var(--dim)}dd{margin:0}
-svg{width:100%;height:auto;display:block}svg text{fill:#fff;font:12px system-ui,sans-serif}
+.score small{font-size:1rem;font-weight:400;color:var(--dim)}td{overflow-wrap:break-word}summary{color:var(--dim)}
+dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem;margin:1rem 0}
+dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
+svg{width:100%;min-width:640px;height:auto;display:block}svg text{fill:#fff;font:12px system-ui,sans-serif}
 """
 )
 _COLOURS = ("#2f5d8a", "#3f7d6e", "#7a5c9e", "#9a6b2f", "#8a3f4d", "#4f6d3a", "#456", "#735046")
@@ -34,7 +35,7 @@ def page(found: Inventory) -> str:
     people = [(a.name, str(a.uid), a.home, a.shell, "yes" if a.password else "no", str(a.keys)) for a in found.accounts]
     facts = (
         ("distribution", found.distribution), ("architecture", found.architecture), ("host name", found.hostname),
-        ("init", f"{found.init}, starts into {found.runlevel}" if found.init else "none"),
+        ("init", ", starts into ".join(filter(None, (found.init, found.runlevel))) or "none"),
         ("kernels", ", ".join(found.kernels)), ("time zone", found.time_zone), ("SELinux", found.selinux),
         ("packages", f"{len(found.packages)} ({found.package_manager})" if found.packages else "none"),
         ("files", f"{found.entries} entries, {shown_size(found.size)}"),
@@ -50,7 +51,7 @@ def page(found: Inventory) -> str:
         "</dl>",
         _rules(found),
         "<h2>Sizes</h2>",
-        treemap(found.sizes),
+        f"<div class=scroll>{treemap(found.sizes)}</div>",
         _table("Services that start", "name kind user command", ((s.name, s.kind, s.user, s.command) for s in own)),
         _table("Ports, as configured", "port service where",
                ((f"{p.number}/{p.protocol}", p.service, p.where) for p in found.ports)),
