@@ -2,7 +2,8 @@
 
 Some fifty modules, found, checked and read one by one, are 3 ms of each start. The file is made when a command first
 succeeds without it, beside the modules' own compiled files and like them: for one interpreter, and dropped when a
-source changes. Where it can't be written, all goes on as without it.
+source changes. Where it can't be written, all goes on as without it. A module is taken from it when it is imported: the
+start that made the file may have done more than most do.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from .. import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType, ModuleType
+    from types import ModuleType
     from typing import Any
 
-    # name, whether it is a package, its source below the package joey, the source's mtime in ns and its size, the code
-    Entry = tuple[str, bool, str, int, int, CodeType]
+    # whether it is a package, its source below the package joey, the source's mtime in ns and size, the code's bytes
+    Entry = tuple[bool, str, int, int, bytes]
 
 # What clients wait for; other commands run for people.
 COMMANDS = frozenset(
@@ -36,26 +37,41 @@ def command_of(argv: list[str]) -> str:
     return next((word for word in argv if word in COMMANDS), "")
 
 
-def load(command: str) -> bool:
-    """Load a command's modules from its file; False, and nothing done, where there is none or it does not fit."""
-    entries = _fitting(_file(command))
-    for name, is_package, source, _, _, code in entries:
-        if name in sys.modules:
-            continue
-        module: ModuleType = type(sys)(name)
-        parent, _, last = name.rpartition(".")
-        values: dict[str, Any] = module.__dict__
-        values["__file__"] = TOP + source
-        values["__package__"] = name if is_package else parent
+class _Kept:
+    """Finds and loads the modules of a file. Source: importlib.abc, MetaPathFinder and Loader."""
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+        self._spec: Any = sys.modules["_frozen_importlib"].ModuleSpec
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        is_package, source, _, _, _ = entry
+        spec = self._spec(name, self, origin=TOP + source, is_package=is_package)
+        spec.has_location = True  # it has a __file__
         if is_package:
-            values["__path__"] = [(TOP + source).rpartition("/")[0]]
-        sys.modules[name] = module
-        setattr(sys.modules[parent], last, module)
-        exec(code, values)  # noqa: S102  (as the interpreter does with a module's own file)
+            spec.submodule_search_locations.append((TOP + source).rpartition("/")[0])
+        return spec
+
+    def create_module(self, spec: object) -> None:
+        """One as usual."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        code = marshal.loads(self._entries[module.__name__][4])  # noqa: S302  (trusted as the files it stands among)
+        exec(code, module.__dict__)  # noqa: S102  (as the interpreter does with a module's own file)
+
+
+def load(command: str) -> bool:
+    """Have a command's modules come from its file; False, and nothing done, where there is none or it does not fit."""
+    entries = _fitting(_file(command))
+    if entries:
+        sys.meta_path.insert(0, _Kept(entries))
     return bool(entries)
 
 
-def _fitting(file: str) -> list[Entry]:
+def _fitting(file: str) -> dict[str, Entry]:
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -64,14 +80,14 @@ def _fitting(file: str) -> list[Entry]:
             os.close(fd)
         magic, entries = marshal.loads(data)  # noqa: S302  (trusted as much as the compiled files it stands among)
         if magic != _magic():
-            return []
-        for _, _, source, mtime, size, _ in entries:
+            return {}
+        for _, source, mtime, size, _ in entries.values():
             status = os.stat(TOP + source)
             if status.st_mtime_ns != mtime or status.st_size != size:
-                return []
-    except (OSError, EOFError, TypeError, ValueError):
-        return []
-    found: list[Entry] = entries
+                return {}
+    except (OSError, EOFError, TypeError, ValueError, AttributeError):
+        return {}
+    found: dict[str, Entry] = entries
     return found
 
 
@@ -100,7 +116,7 @@ def keep(command: str, argv: list[str]) -> None:
         return
     from ..compat.files import write_atomically
 
-    entries: list[Entry] = []
+    entries: dict[str, Entry] = {}
     try:
         for name in names:
             module = sys.modules[name]
@@ -110,8 +126,8 @@ def keep(command: str, argv: list[str]) -> None:
             if not source.startswith(TOP):
                 return  # part of it is somewhere else
             source = source.removeprefix(TOP)
-            row = (name, hasattr(module, "__path__"), source, status.st_mtime_ns, status.st_size, loader.get_code(name))
-            entries.append(row)
+            code = marshal.dumps(loader.get_code(name))
+            entries[name] = (hasattr(module, "__path__"), source, status.st_mtime_ns, status.st_size, code)
         write_atomically(_file(command), marshal.dumps((_magic(), entries)), 0o644)
     except (OSError, ImportError, KeyError):
         return  # an upgrade is going on, or the disk is full

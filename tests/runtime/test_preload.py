@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,3 +100,32 @@ def test_a_copied_installation_runs_its_own_code(joey: Joey, bundle: MakeBundle,
     joey.program = joey.program.replace("/installed/", "/other/")
     alter(Path(str(copy).replace("/installed/", "/other/")), keep_time=False)
     assert " GO TO / " in joey("run", "--dry-run", "-b", folder, joey.id()).stdout
+
+
+def test_a_start_that_does_more_slows_no_later_one(joey: Joey, bundle: MakeBundle, copy: Path) -> None:
+    """The file of one that had hooks to run has their modules, which others do not load."""
+
+    def hook(config: dict[str, Any]) -> None:
+        config["hooks"] = {"poststop": [{"path": "/bin/true"}]}
+
+    def loaded(folder: str) -> set[str]:
+        command = [
+            str(Path(joey.program).parent / "python3"),
+            "-X",
+            "importtime",
+            "-I",
+            "-S",
+            *joey.command("run", "-b"),
+        ]
+        done = subprocess.run([*command, folder, joey.id()], capture_output=True, text=True, check=True)
+        return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    plain, more = str(bundle("true")), str(bundle("true", change=hook))
+    joey("probe")
+    before = loaded(plain)
+    assert made(copy) == ["run"]
+    next(copy.glob("__pycache__/*.start")).unlink()
+    assert "subprocess" in loaded(more)
+    assert made(copy) == ["run"]
+    assert b"hooks" in next(copy.glob("__pycache__/*.start")).read_bytes()
+    assert loaded(plain) - before == set()
