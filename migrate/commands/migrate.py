@@ -33,7 +33,7 @@ SOURCE_OPTIONS = (
     Option("--root-volume", "NAME", "the volume with the root file system, where there are several"),
     Option("--skip-mount", "PATH", "do without this mount of the machine's fstab; may be repeated", many=True),
     Option("--backing", "", "read the images that this one is a difference to; they must be in the same folder"),
-    Option("--reader", "NAME", "how a disk's file systems are read: mount or dissect (default: what works)"),
+    Option("--reader", "NAME", "how a disk's file systems are read: mount, dissect, guestfs (default: what works)"),
     Option("--as", "KIND", "an archive or folder is a machine or an application (default: by its files)"),
     Option("--prefix", "PATH", "where an application's files go (default: /opt/NAME)"),
     Option("--root-from", "ROOT", "put below an application what it wants of this root file system: any SOURCE"),

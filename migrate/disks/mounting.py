@@ -233,6 +233,7 @@ class Guest:
         self.tree = tree
         self.volume = volume
         self.layout = layout
+        self.notes: list[str] = []
 
     def close(self) -> None:
         """Unmount everything."""

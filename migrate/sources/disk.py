@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..disks import convert, dissecting, mounting, ova
+from ..disks import convert, dissecting, guestfs, mounting, ova
 from ..disks.blocks import DiskError
 from ..disks.volumes import volumes
 from .contract import Opened, Options
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..disks.volumes import Volume
     from ..trees.entry import Entry
 
-Guest = mounting.Guest | dissecting.DissectGuest
-READERS = ("mount", "dissect")
+Guest = mounting.Guest | dissecting.DissectGuest | guestfs.GuestfsGuest
+READERS = ("mount", "dissect", "guestfs")
 
 
 class DiskSource:
@@ -49,7 +49,7 @@ class DiskSource:
             raws += self._raw(path)
         ours = {raw for raw in raws if os.path.dirname(raw) == options.work}
         found = volumes(raws)
-        guest, reader, notes = self._read(found, ours)
+        guest, reader, notes = self._read(raws, found, ours)
         self._guest = guest
         self._hashing.start()  # beside the work that follows
         title = os.path.basename(self._paths[0]) + (f" and {len(self._paths) - 1} more" if len(self._paths) > 1 else "")
@@ -59,6 +59,8 @@ class DiskSource:
         joined = [f"{mount.target} from {mount.volume.title} ({mount.volume.type})" for mount in guest.layout.mounts]
         if joined:
             opened.facts["mounts"] = ", ".join(joined)
+        if reader == "guestfs":
+            return opened
         opened.notes += [f"{v.title} is not read: {v.error}" for v in found if v.error]
         used = {guest.volume, *(mount.volume for mount in guest.layout.mounts)}
         opened.notes += [
@@ -68,21 +70,31 @@ class DiskSource:
         ]
         return opened
 
-    def _read(self, found: list[Volume], ours: set[str]) -> tuple[Guest, str, list[str]]:
+    def _read(self, raws: list[str], found: list[Volume], ours: set[str]) -> tuple[Guest, str, list[str]]:
         """The guest, by the best reader that works or the one that is named; its name, and notes."""
         options = self._options
         how = options.work, found, options.root_volume, options.skipped_mounts
-        if options.reader != "dissect":
+        readers: dict[str, Callable[[], Guest]] = {
+            "mount": lambda: mounting.mount_guest(options.work, ours, *how[1:]),
+            "dissect": lambda: dissecting.read_guest(*how),
+            "guestfs": lambda: guestfs.read_guest(options.work, raws, *how[2:], self._done),
+        }
+        if options.reader:
+            guest = readers[options.reader]()
+            return guest, options.reader, guest.notes
+        first: DiskError | None = None
+        for name, read in readers.items():
+            if first and not _may_read(name, first, found):
+                continue
             try:
-                return mounting.mount_guest(options.work, ours, *how[1:]), "mount", []
-            except mounting.CanNotMount as error:
-                if options.reader or not dissecting.is_here():
-                    raise
-                reason = f"read by dissect, without mounting: {error.message}"
-            guest = dissecting.read_guest(*how)
-            return guest, "dissect", [reason, *guest.notes]
-        guest = dissecting.read_guest(*how)
-        return guest, "dissect", guest.notes
+                guest = read()
+            except DiskError as error:
+                first = first or error
+                continue
+            notes = [f"read by {name}, without mounting: {first.message}"] if first else []
+            return guest, name, [*notes, *guest.notes]
+        assert first
+        raise first
 
     def _raw(self, path: str) -> list[str]:
         """The raw disks of an image or appliance."""
@@ -130,3 +142,13 @@ class DiskSource:
             except OSError as error:
                 self._failure = f"can't read {path}: {error.strerror}"
             self._digests.append(found.hexdigest())
+
+
+def _may_read(reader: str, error: DiskError, found: list[Volume]) -> bool:
+    """Whether a reader is here, and may read what failed with an error before."""
+    if not (dissecting if reader == "dissect" else guestfs).is_here():
+        return False
+    if isinstance(error, mounting.CanNotMount):
+        return True
+    known = [v for v in found if not v.error and (v.type == "swap" or (v.file_system and v.file_system.readable))]
+    return reader == "guestfs" and len(known) < len(found)

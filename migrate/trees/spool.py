@@ -14,6 +14,7 @@ from ..image.digest import ImageError
 from ..image.layerreader import LayerReader
 from .entry import Entry
 from .indexed import IndexedTree
+from .paths import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,7 +59,25 @@ class SpoolTree(IndexedTree):
             kept = set(names)
             self._entries = {path: entry for path, entry in self._entries.items() if path in kept}
         self.finish()
+        self._order_links()
         self.index(self._entries)
+
+    def _order_links(self) -> None:
+        """Of the paths of one file the first in a walk's order has it, whichever the archive has first.
+
+        A file that a later archive has put in the place of one of them is another.
+        """
+        groups: dict[int, list[Entry]] = {}
+        for entry in self._entries.values():
+            if entry.first and entry.open is not None:
+                groups.setdefault(id(entry.open), []).append(entry)
+        for group in groups.values():
+            first = self._entries.get(group[0].first)
+            if first is not None and first.open is group[0].open:
+                group.append(first)
+            lowest = min(group, key=lambda entry: in_order(entry.path))
+            for entry in group:
+                entry.first = b"" if entry is lowest else lowest.path
 
     def _read(self, path: str) -> None:
         """Index an archive. One that ends too soon gives what it has: its run was cut off."""

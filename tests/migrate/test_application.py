@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from joey.migrate.trees.entry import read
+from joey.migrate.trees.layers import LayersTree
+
 from ..conftest import Joey
 from .guests import debian_root, run
 
@@ -288,3 +291,35 @@ def test_words_that_are_none(app: Path, joey: Joey, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     done = joey("migrate", str(app), str(app), "--to", f"oci:{tmp_path}/image", check=False)
     assert done.returncode == 2
+
+
+def test_hard_links_in_any_order(joey: Joey, tmp_path: Path) -> None:
+    """tar takes names as a directory has them: the first of a file's names need not be the first of an image's walk."""
+    with tarfile.open(tmp_path / "app.tar", "w") as archive:
+        for name, data, target in (("app/z", b"both", ""), ("app/b/c", b"", "app/z"), ("app/a", b"", "app/z")):
+            member = tarfile.TarInfo(name)
+            member.size, member.linkname = len(data), target
+            member.type = tarfile.LNKTYPE if target else tarfile.REGTYPE
+            archive.addfile(member, io.BytesIO(data))
+    joey("migrate", str(tmp_path / "app.tar"), "--to", f"oci:{tmp_path}/out:app")
+    joey("migrate", "verify", str(tmp_path / "app.tar"), f"oci:{tmp_path}/out:app")
+    joey("image", "unpack", f"{tmp_path}/out:app", f"{tmp_path}/bundle")
+    found = [tmp_path / "bundle/rootfs/opt/app" / name for name in ("a", "b/c", "z")]
+    assert [path.read_text() for path in found] == ["both"] * 3
+    assert len({path.stat().st_ino for path in found}) == 1
+
+
+def test_a_name_that_a_later_layer_took_is_another_file(tmp_path: Path) -> None:
+    def layer(name: str, *members: tuple[str, bytes, str]) -> str:
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for path, data, target in members:
+                member = tarfile.TarInfo(path)
+                member.size, member.linkname = len(data), target
+                member.type = tarfile.LNKTYPE if target else tarfile.REGTYPE
+                archive.addfile(member, io.BytesIO(data))
+        return str(tmp_path / name)
+
+    lower = layer("1.tar", ("a", b"old", ""), ("b", b"", "a"), ("c", b"", "a"))
+    tree = LayersTree([lower, layer("2.tar", ("a", b"newer", ""))])
+    found = {entry.path: (entry.first, read(tree, entry.path)) for entry in tree.entries() if entry.path}
+    assert found == {b"a": (b"", b"newer"), b"b": (b"", b"old"), b"c": (b"b", b"old")}
