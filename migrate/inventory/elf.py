@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from ..trees.entry import opened
 
 if TYPE_CHECKING:
+    from elftools.elf.dynamic import DynamicSegment
+
     from ..trees.entry import Entry
 
 MAGIC = b"\x7fELF"
@@ -21,10 +23,11 @@ _ARCHITECTURES = {"x64": "amd64", "x86": "386", "AArch64": "arm64"}
 
 @dataclass
 class Elf:
-    """`architecture` is as the image-spec says it, "" for one that it has no word for here; `versions` are names such
-    as GLIBC_2.34; `folders` those of DT_RPATH and DT_RUNPATH."""
+    """`architecture` is as the image-spec says it, "" for one that it has no word for here; `machine` is e_machine;
+    `versions` are names such as GLIBC_2.34; `folders` those of DT_RPATH and DT_RUNPATH."""
 
     architecture: str = ""
+    machine: str = ""
     interpreter: str = ""
     program: bool = False
     libraries: list[str] = field(default_factory=list)
@@ -35,7 +38,7 @@ class Elf:
 def parse(entry: Entry) -> Elf | None:
     """What a file says, or None for one that is damaged or larger than 256 MiB. Raises OSError, TreeError."""
     from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
+    from elftools.elf.dynamic import DynamicSegment
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
 
@@ -49,25 +52,30 @@ def parse(entry: Entry) -> Elf | None:
     found = Elf()
     try:
         elf = ELFFile(io.BytesIO(data))
+        found.machine = f"{elf['e_machine']} {elf.elfclass}"
         found.architecture = _ARCHITECTURES.get(elf.get_machine_arch(), "")
         dynamic = False
         for segment in elf.iter_segments():
             if segment["p_type"] == "PT_INTERP":
                 found.interpreter = segment.get_interp_name()  # type: ignore[attr-defined]
-            dynamic = dynamic or segment["p_type"] == "PT_DYNAMIC"
+            if isinstance(segment, DynamicSegment):  # a file may be without sections
+                dynamic = True
+                _dynamic(segment, found)
         alone = elf["e_type"] in ("ET_EXEC", "ET_DYN") and not dynamic and bool(elf["e_entry"])
         found.program = bool(found.interpreter) or alone
         for section in elf.iter_sections():
-            if isinstance(section, DynamicSection):
-                for tag in section.iter_tags():
-                    if tag.entry.d_tag == "DT_NEEDED":
-                        found.libraries.append(tag.needed)  # type: ignore[attr-defined]
-                    elif tag.entry.d_tag == "DT_RPATH":
-                        found.folders += tag.rpath.split(":")  # type: ignore[attr-defined]
-                    elif tag.entry.d_tag == "DT_RUNPATH":
-                        found.folders += tag.runpath.split(":")  # type: ignore[attr-defined]
-            elif isinstance(section, GNUVerNeedSection):
+            if isinstance(section, GNUVerNeedSection):
                 found.versions += [version.name for _, versions in section.iter_versions() for version in versions]
     except (ELFError, ValueError, KeyError, AttributeError, TypeError, OverflowError, MemoryError, IndexError):
         return None
     return found
+
+
+def _dynamic(segment: DynamicSegment, found: Elf) -> None:
+    for tag in segment.iter_tags():
+        if tag.entry.d_tag == "DT_NEEDED":
+            found.libraries.append(tag.needed)  # type: ignore[attr-defined]
+        elif tag.entry.d_tag == "DT_RPATH":
+            found.folders += tag.rpath.split(":")  # type: ignore[attr-defined]
+        elif tag.entry.d_tag == "DT_RUNPATH":
+            found.folders += tag.runpath.split(":")  # type: ignore[attr-defined]

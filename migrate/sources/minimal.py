@@ -52,6 +52,10 @@ class MinimalSource:
             raise UsageError(f"{self._title} is no root file system", "it has neither /etc nor /usr")
         root = RootTree(below.tree)
         wanted = Wanted(root, found.tree)
+        architecture = below.architecture or wanted.architecture
+        if found.architecture and architecture and found.architecture != architecture:
+            raise UsageError(f"{self._title} is {architecture}, the application {found.architecture}")
+        found.architecture = application.architecture = found.architecture or architecture
         wanted.basics()
         wanted.application(application)
         for path in self._paths:

@@ -24,6 +24,9 @@ def source_of(words: list[str], options: Options, done: Callable[[str, float], N
         if options.root_paths:
             raise UsageError("--root-path is for --root-from")
         return _source_of(words, options, done)
+    if options.root.startswith("ssh://"):
+        hint = f"joey migrate {options.root} --to oci:DIR:NAME, then --root-from oci:DIR:NAME"
+        raise UsageError("--root-from: a live host is no root to take from", hint)
     from .minimal import MinimalSource
 
     below = Options(os.path.join(options.work, "root"))

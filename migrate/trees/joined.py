@@ -10,11 +10,9 @@ from .indexed import IndexedTree
 from .moved import opener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from .entry import Tree
-
-_MERGED = (b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32")
 
 
 class RootTree(IndexedTree):
@@ -44,39 +42,60 @@ class RootTree(IndexedTree):
         known = self._known.get(path)
         return known.target if known is not None and known.kind == "link" else None
 
-    def below(self, path: bytes) -> Iterable[bytes]:
-        """A path and all that is below it."""
-        prefix = path + b"/"
-        return [known for known in self._known if known == path or known.startswith(prefix)]
+    def below(self, path: bytes, into: Callable[[Entry], bool]) -> Iterator[bytes]:
+        """All that is below a path, but in directories that `into` says no to."""
+        todo = [path]
+        while todo:
+            folder = todo.pop()
+            for name in self._below.get(folder, []):
+                each = folder + b"/" + name if folder else name
+                yield each
+                entry = self._known.get(each)
+                if entry is not None and entry.kind == "directory" and into(entry):
+                    todo.append(each)
 
 
 class JoinedTree(IndexedTree):
-    """`tree` over those `paths` of a root. Where /lib is a link to /usr/lib there, the tree's files follow it."""
+    """`tree` over those `paths` of a root. Where a folder of the tree is a link in the root, its files follow that."""
 
     def __init__(self, tree: Tree, root: RootTree, paths: Iterable[bytes]) -> None:
         super().__init__()
         self.losses = [*tree.losses, *root.losses]
         self._root = root
         self._picked = set(paths) | {b""}
-        moved = {name: root.resolve(name) for name in _MERGED if root.target(name) is not None}
         self._own: dict[bytes, Entry] = {}
+        places = {b"": b""}  # where the folders of the tree are now
         for entry in tree.entries():
-            path = _under(entry.path, moved)
-            if entry.path in moved and entry.kind == "directory":
-                real = moved[entry.path]
-                self._picked |= {part for part in (entry.path, *_parents(real), real) if root.has(part)}
+            path = self._place(entry, places)
+            if path is None:
                 continue
             own = _copy(entry, path)
-            own.first = _under(entry.first, moved)
+            folder, _, name = entry.first.rpartition(b"/")
+            own.first = _join(places.get(folder, folder), name) if entry.first else b""
             own.open = opener(tree, entry.path) if entry.open is not None else None
             self._own[path] = own
-            if path != entry.path:
-                self._picked.update(parent for parent in _parents(path) if root.has(parent))
         # a folder that both have is the root's
         for path in [path for path in self._picked if path in self._own]:
-            if root.entry(path).kind == "directory" and stat.S_ISDIR(self._own[path].mode):
+            if root.has(path) and root.entry(path).kind == "directory" and stat.S_ISDIR(self._own[path].mode):
                 del self._own[path]
+        self._picked = {path for path in self._picked if root.has(path)}
         self.index([*self._own, *self._picked])
+
+    def _place(self, entry: Entry, places: dict[bytes, bytes]) -> bytes | None:
+        """Where an entry of the tree goes; None for a folder in whose place the root has a link to one."""
+        folder, _, name = entry.path.rpartition(b"/")
+        path = _join(places[folder], name) if entry.path else b""
+        if entry.kind != "directory":
+            return path
+        places[entry.path] = path
+        if self._root.target(path) is None:
+            return path
+        real = self._root.resolve(path)
+        if not self._root.has(real) or self._root.entry(real).kind != "directory":
+            return path
+        places[entry.path] = real
+        self._picked |= {path, real, *_parents(path), *_parents(real)}
+        return None
 
     def has(self, path: bytes) -> bool:
         return path in self._own or path in self._picked
@@ -104,9 +123,8 @@ def _copy(entry: Entry, path: bytes) -> Entry:
     return found
 
 
-def _under(path: bytes, moved: dict[bytes, bytes]) -> bytes:
-    top, slash, rest = path.partition(b"/")
-    return moved[top] + slash + rest if top in moved and slash else path
+def _join(folder: bytes, name: bytes) -> bytes:
+    return folder + b"/" + name if folder else name
 
 
 def _parents(path: bytes) -> list[bytes]:

@@ -162,6 +162,8 @@ def test_a_package_follows_the_links_of_its_root(joey: Joey, tmp_path: Path) -> 
         (["--root-from", "ROOT", "--base", "oci:x:y"], "give one"),
         (["--root-from", "APP"], "is no root file system"),
         (["--root-from", "NONE"], "there is no"),
+        (["--root-from", "ssh://root@host"], "a live host is no root"),
+        (["--root-from", "ROOT", "--root-path", "/"], "called so"),
         (["--root-from", "ROOT", "--as", "machine"], "is for applications"),
     ],
 )
@@ -173,3 +175,102 @@ def test_roots_that_are_none(words: list[str], what: str, shop: Path, joey: Joey
     assert what in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_no_secret_is_taken_along(shop: Path, joey: Joey, tmp_path: Path) -> None:
+    """Keys lie beside what is wanted, and folders are called like programs that a script names."""
+    root = small_root(tmp_path / "root")
+    secrets = {
+        "etc/ssl/private/shop.key": 0o600, "etc/ssl/certs/own.key": 0o640, "var/lib/mysql/rows": 0o644,
+        "etc/ssh/ssh_host_key": 0o600, "srv/hidden/open": 0o644,
+    }  # fmt: skip
+    for name, mode in secrets.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("secret")
+        (root / name).chmod(mode)
+    (root / "etc/ssl/private").chmod(0o710)
+    (root / "srv/hidden").chmod(0o700)
+    (root / "etc/ssl/certs/hidden").symlink_to("/srv/hidden")
+    (root / "usr/lib/ssl").mkdir()
+    (root / "usr/lib/ssl/private").symlink_to("/etc/ssl/private")
+    for name in ("mysql", "ssh", "sh"):
+        run("cp", "/bin/true", root / "usr/bin" / name)
+    (shop / "start.sh").write_text("#!/bin/sh\n[ -d /var/lib/mysql ] && ls /etc/ssh; mysql -h /etc\n")
+    warnings(joey, shop, f"{tmp_path}/out:shop", "--root-from", str(root))
+    joey("image", "unpack", f"{tmp_path}/out:shop", f"{tmp_path}/bundle")
+    top = tmp_path / "bundle/rootfs"
+    assert [name for name in secrets if os.path.lexists(top / name)] == []
+    assert (top / "usr/bin/mysql").exists(), "which the script does call"
+    assert not (top / "usr/bin/ssh").exists()
+    warnings(joey, shop, f"{tmp_path}/out:named", "--root-from", str(root), "--root-path", "/etc/ssl/private")
+    joey("image", "unpack", f"{tmp_path}/out:named", f"{tmp_path}/named")
+    assert (tmp_path / "named/rootfs/etc/ssl/private/shop.key").exists(), "who names it gets it"
+
+
+def test_libraries_that_only_look_like_its_own(shop: Path, joey: Joey, tmp_path: Path) -> None:
+    """An empty file of that name is none; the libraries of a library are found where its program says (DT_RPATH)."""
+    root = small_root(tmp_path / "root")
+    (shop / "start.sh").unlink()
+    (shop / "doc").mkdir()
+    (shop / "doc/libone.so").write_text("")
+    private = root / "usr/lib/private"
+    private.mkdir()
+    for name, needs in (("two", ()), ("one", ("-L", str(private), "-Wl,--no-as-needed", "-ltwo"))):
+        (tmp_path / "empty.c").write_text(f"int {name}(void) {{ return 1; }}\n")
+        run("gcc", "-shared", "-fPIC", "-o", private / f"lib{name}.so", tmp_path / "empty.c", *needs)
+    (tmp_path / "main.c").write_text("int one(void); int main(void) { return one() - 1; }\n")
+    rpath = ("-Wl,--disable-new-dtags", "-Wl,-rpath,/usr/lib/private", f"-Wl,-rpath-link,{private}")
+    run("gcc", "-o", shop / "bin/shop", tmp_path / "main.c", "-L", private, "-lone", *rpath)
+    note, *missing = warnings(joey, shop, f"{tmp_path}/out:shop", "--root-from", str(root))
+    assert missing == [], note
+    joey("image", "unpack", f"{tmp_path}/out:shop", f"{tmp_path}/bundle")
+    assert {path.name for path in (tmp_path / "bundle/rootfs/usr/lib/private").iterdir()} == {"libone.so", "libtwo.so"}
+
+
+def test_of_another_architecture(shop: Path, joey: Joey, tmp_path: Path) -> None:
+    root = small_root(tmp_path / "root")
+    data = bytearray(Path("/bin/true").read_bytes())
+    data[18:20] = (183).to_bytes(2, "little")  # e_machine: AArch64
+    (root / "usr/bin/sh").write_bytes(data)
+    done = joey("migrate", str(shop), "--root-from", str(root), "--to", f"oci:{tmp_path}/out:it", check=False)
+    assert "arm64, the application amd64" in done.stderr
+    (shop / "bin/shop").unlink()
+    (shop / "start.sh").write_text("#!/bin/sh\n")
+    warnings(joey, shop, f"{tmp_path}/out:it", "--root-from", str(root))
+    assert (
+        json.loads(joey("image", "inspect", f"{tmp_path}/out:it", "--json").stdout)["config"]["architecture"] == "arm64"
+    )
+
+
+def test_links_below_the_top_are_followed_too(joey: Joey, tmp_path: Path) -> None:
+    root = small_root(tmp_path / "root")
+    (root / "usr/sbin").symlink_to("bin")
+    (root / "opt").symlink_to(".")
+    package = tmp_path / "app"
+    (package / "usr/sbin").mkdir(parents=True)
+    (package / "usr/sbin/itd").write_text("it")
+    (package / "opt/it").mkdir(parents=True)
+    (package / "opt/it/file").write_text("file")
+    (package / "DEBIAN").mkdir()
+    (package / "DEBIAN/control").write_text(
+        "Package: it\nVersion: 1\nArchitecture: all\nMaintainer: a\nDescription: b\n"
+    )
+    run("dpkg-deb", "--root-owner-group", "-b", package, tmp_path / "it.deb")
+    warnings(joey, tmp_path / "it.deb", f"{tmp_path}/out:it", "--root-from", str(root))
+    joey("image", "unpack", f"{tmp_path}/out:it", f"{tmp_path}/bundle")
+    top = tmp_path / "bundle/rootfs"
+    assert (top / "usr/sbin").is_symlink()
+    assert (top / "usr/bin/itd").read_text() == "it"
+    assert (top / "it/file").read_text() == "file"
+
+
+def test_a_root_that_is_a_maze(shop: Path, joey: Joey, tmp_path: Path) -> None:
+    """Folders that each link to the next: neither too deep nor too slow."""
+    root = small_root(tmp_path / "root")
+    modules = root / "usr/lib/node_modules"
+    for number in range(2000):
+        (modules / f"m{number}").mkdir(parents=True)
+        (modules / f"m{number}/next").symlink_to(f"../m{number + 1}")
+    run("cp", "/bin/true", root / "usr/bin/node")
+    (shop / "start.sh").write_text("#!/usr/bin/node\n")
+    warnings(joey, shop, f"{tmp_path}/out:shop", "--root-from", str(root))
