@@ -244,7 +244,8 @@ class Link:
             return self.run(f"exec {words}", stdin, limit)
         # a terminal neither ends its input nor keeps bytes as they are: raw, and so many bytes of it
         words = f"sudo -n -- sh -c {shlex.quote(_APART % command)}"
-        script = f"stty raw -echo; printf 'joey-is-ready\\r\\n'; head -c {_stream(stdin).size} | {words}"
+        raw = "mesg n 2>/dev/null; stty raw -echo; printf 'joey-is-ready\\r\\n'"
+        script = f"{raw}; head -c {_stream(stdin).size} | {words}"
         done = self._run(f"exec sh -c {shlex.quote(script)}", stdin, limit, terminal=True)
         before, begun, out = done.out.partition(_BEGIN)
         if not begun:

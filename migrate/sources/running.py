@@ -1,8 +1,9 @@
 """A command that runs on a host, by a client of SSH: what it prints as it comes, its complaints, its status.
 
 Where sudo there wants a terminal (`requiretty`, CentOS 6's default), the command gets one: raw, so that bytes stay what
-they are. A terminal has one way for output and complaints, and does not end its input: what the command prints is
-between marks that nobody can foresee, and its input is so many bytes. Source: sudoers(5), stty(1), ssh(1).
+they are, and closed to write(1). A terminal has one way for output and complaints, and does not end its input: what the
+command prints is between marks that nobody there can foresee or see, for they come by its input, so many bytes of it.
+Source: sudoers(5), stty(1), mesg(1), ssh(1).
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ _CHUNK = 1 << 16
 _ERRORS = 16 << 20  # of complaints that are kept
 _LINGER = 1  # seconds for the last complaints: a client that others share (ControlPersist) keeps the pipe
 _BROKE = "the connection broke"
-# words: mark of the ready terminal, bytes of input, sudo's words with the next script
-_IN_TERMINAL = "stty raw -echo || exit 1; printf %s; head -c %d | %s"
-# words: mark of the output, command, mark of its end, which complaints follow; tar writes to no terminal, but to cat
+_READY = b"joey-is-ready"
+# words: bytes of input, sudo's words with the next script
+_IN_TERMINAL = "mesg n 2>/dev/null; stty raw -echo || exit 1; printf joey-is-ready; head -c %d | %s"
+# words: the command. Its first line of input makes the marks; complaints follow the last. tar writes to no terminal
 _MARKED = (
-    "printf %s; exec 3>&1; e=$({ { %s 2>&4 3>&- 4>&-; printf =%%s $? >&4; } | cat >&3; } 4>&1); "
-    'printf %%s%%s %s "${e%%=*}"; exit "${e##*=}"'
+    "read -r n; printf joey-begin-%%s. \"$n\"; exec 3>&1; "
+    "e=$({ { %s 2>&4 3>&- 4>&-; printf =%%s $? >&4; } | cat >&3; } 4>&1); "
+    'printf joey-end-%%s.%%s "$n" "${e%%=*}"; exit "${e##*=}"'
 )
 
 
@@ -35,7 +38,14 @@ class Running:
     """`out` is what the command prints; to be used as a context, at whose end the command has ended."""
 
     def __init__(self, words: list[str], stdin: IO[bytes] | int) -> None:
-        self._process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._errors, theirs = os.pipe()
+        try:
+            self._process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=theirs)
+        except BaseException:
+            os.close(self._errors)
+            raise
+        finally:
+            os.close(theirs)
         assert self._process.stdout
         self.out: IO[bytes] = self._process.stdout
         self._complaints = bytearray()
@@ -51,9 +61,11 @@ class Running:
         if kind is not None:
             self.kill()
         self.wait()
-        for stream in (self.out, self._process.stdin, self._process.stderr):
+        for stream in (self.out, self._process.stdin):
             if stream:
                 stream.close()
+        if not self._listener.is_alive():  # else somebody holds it: it goes with the thread
+            os.close(self._errors)
 
     def kill(self) -> None:
         """End the client, and with it the command there."""
@@ -73,8 +85,7 @@ class Running:
         return self._complaints.decode("utf-8", "replace")
 
     def _listen(self) -> None:
-        assert self._process.stderr
-        while data := self._process.stderr.read1(_CHUNK):  # type: ignore[attr-defined]
+        while data := os.read(self._errors, _CHUNK):
             self._complaints += data[: _ERRORS - len(self._complaints)]
 
 
@@ -82,13 +93,14 @@ class ByTerminal(Running):
     """`command` as what `sudo` makes it, in a terminal of its own there. `stdin` is a regular file, at its start."""
 
     def __init__(self, client: list[str], sudo: list[str], command: list[str], stdin: IO[bytes] | None) -> None:
-        nonce = os.urandom(12).hex()
-        ready, begin, end = (f"joey-{word}-{nonce}" for word in ("ready", "begin", "end"))
-        size = os.fstat(stdin.fileno()).st_size if stdin else 0
-        inner = shlex.join([*sudo, "sh", "-c", _MARKED % (begin, shlex.join(command), end)])
-        super().__init__([*client, shlex.join(["sh", "-c", _IN_TERMINAL % (ready, size, inner)])], subprocess.PIPE)
+        nonce = os.urandom(16).hex().encode()
+        first = nonce + b"\n"
+        size = len(first) + (os.fstat(stdin.fileno()).st_size if stdin else 0)
+        inner = shlex.join([*sudo, "sh", "-c", _MARKED % shlex.join(command)])
+        super().__init__([*client, shlex.join(["sh", "-c", _IN_TERMINAL % (size, inner)])], subprocess.PIPE)
         assert self._process.stdin
-        self._between = _Between(self.out, self._process.stdin, stdin, tuple(map(str.encode, (ready, begin, end))))
+        marks = _READY, b"joey-begin-%s." % nonce, b"joey-end-%s." % nonce
+        self._between = _Between(self.out, self._process.stdin, first, stdin, marks)
         self.out = io.BufferedReader(self._between, _CHUNK)
 
     def wait(self) -> int:
@@ -100,18 +112,22 @@ class ByTerminal(Running):
     @property
     def errors(self) -> str:
         said = self._between.said.decode("utf-8", "replace")
-        return said + super().errors if not self._between.broke else f"{said}{super().errors}\n{_BROKE}"
+        begun = self._between.broke and self._between.begun
+        return f"{said}{super().errors}\n{_BROKE}" if begun else super().errors + said
 
 
 class _Between(io.RawIOBase):
-    """The bytes between two marks. `said`: those beside them; `broke`: the second mark did not come.
+    """The bytes between the last two of three marks. `said`: those beside them; `broke`: the last mark did not come.
 
-    `stdin` is sent once the first mark has come, which tells that the terminal is raw.
+    `first` and `stdin` are sent once the first mark has come, which tells that the terminal is raw.
     """
 
-    def __init__(self, stream: IO[bytes], sink: IO[bytes], stdin: IO[bytes] | None, marks: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, stream: IO[bytes], sink: IO[bytes], first: bytes, stdin: IO[bytes] | None, marks: tuple[bytes, ...]
+    ) -> None:
         self._stream = stream
         self._sink = sink
+        self._first = first
         self._stdin = stdin
         self._marks = marks
         self._seen = 0  # marks
@@ -122,7 +138,11 @@ class _Between(io.RawIOBase):
 
     @property
     def broke(self) -> bool:
-        return self._ended and self._seen == 2
+        return self._ended and self._seen < len(self._marks)
+
+    @property
+    def begun(self) -> bool:
+        return self._seen >= 2
 
     def readable(self) -> bool:
         return True
@@ -156,8 +176,8 @@ class _Between(io.RawIOBase):
             if not found:
                 break
             self._seen += 1
-            if self._seen == 1 and self._stdin is not None:
-                threading.Thread(target=self._feed, args=(self._stdin,), daemon=True).start()
+            if self._seen == 1:
+                threading.Thread(target=self._feed, daemon=True).start()
         else:
             self._say(data)
             data = b""
@@ -166,8 +186,9 @@ class _Between(io.RawIOBase):
     def _say(self, data: bytes) -> None:
         self.said += data[: _ERRORS - len(self.said)]
 
-    def _feed(self, stdin: IO[bytes]) -> None:
+    def _feed(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # the command ended without reading it all
-            while data := stdin.read(_CHUNK):
+            self._sink.write(self._first)
+            while self._stdin is not None and (data := self._stdin.read(_CHUNK)):
                 self._sink.write(data)
             self._sink.flush()

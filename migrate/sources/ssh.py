@@ -140,7 +140,8 @@ class Ssh:
     def start(self, command: list[str], stdin: IO[bytes] | None = None) -> Running:
         """A command there, with a file to read from. To be used as a context."""
         if self._terminal:
-            return ByTerminal(self._words("-tt", "-e", "none"), self._sudo, command, stdin)
+            quiet = "-o", "LogLevel=ERROR"  # without "Connection to ... closed."
+            return ByTerminal(self._words("-tt", "-e", "none", *quiet), self._sudo, command, stdin)
         words = self._words("-T")
         return Running([*words, shlex.join([*self._sudo, *command])], stdin or subprocess.DEVNULL)
 
