@@ -29,7 +29,6 @@ _LARGEST = 16 << 20  # of what a command there prints
 _SMALL = 1 << 16
 _ERRORS = 1 << 16
 _CHUNK = 1 << 16
-_FIRST_WORD = 30  # seconds for what is started to say that it has
 # a terminal mixes output and errors, and whatever sudo says: what a command prints there is between these
 _READY, _BEGIN, _END = b"joey-is-ready\r\n", b"joey-begins\r\n", b"\njoey-ended\r\n"
 _APART = (
@@ -88,6 +87,7 @@ class Link:
         self._through: list[Any] = []  # the hosts on the way to it, the nearest first
         self._closed = False
         self._served: list[Any] = []
+        self.attached: list[Link] = []  # other connections that are closed with it
         self._sudo = ""  # "", "plain" or "terminal"
         self._is_root = False
 
@@ -103,6 +103,10 @@ class Link:
         """Another connection to the same host, with time of its own: to take back what this one could not finish."""
         return Link(self.host, self._way, time.monotonic() + seconds)
 
+    def extend(self, seconds: float) -> None:
+        """Give it more time, from now on."""
+        self._deadline = time.monotonic() + seconds
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -111,6 +115,8 @@ class Link:
     def close(self) -> None:
         """Also from another thread: whatever waits there ends with an error."""
         self._closed = True
+        for other in list(self.attached):
+            other.close()
         for connection in [*self._through, self._connection]:
             if connection is not None:
                 try:
@@ -121,9 +127,12 @@ class Link:
     @property
     def address(self) -> str:
         """Where the host is: as a number, where it is reached without another one."""
-        if self._through:
-            return str(self._connection.host)
-        return str(self._connection.transport.sock.getpeername()[0])
+        try:
+            if not self._through:
+                return str(self._connection.transport.sock.getpeername()[0])
+        except (OSError, AttributeError):  # a command is between (ProxyCommand)
+            pass
+        return str(self._connection.host)
 
     def joey(self, *words: str) -> str:
         """joey there as a command for sh: the kit's, else whatever is in its PATH."""
@@ -265,11 +274,12 @@ class Link:
         out = bytearray()
         try:
             channel = self._connection.transport.open_session(timeout=self._left())
-            channel.settimeout(_FIRST_WORD)
+            channel.settimeout(self._left())
             channel.exec_command(f"exec {words}")
             channel.sendall(line + b"\n")
             while b"\n" not in out and len(out) < _SMALL and (data := channel.recv(_SMALL)):
                 out += data
+                channel.settimeout(self._left())
             if b"\n" not in out:
                 said = channel.recv_stderr(_SMALL).decode("utf-8", "replace")
                 raise LinkError(Done(-1, b"", said).reason)

@@ -14,7 +14,6 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from ...compat.errors import JoeyError
 from . import images
 
 if TYPE_CHECKING:
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
 _EACH = 2  # hosts that one gives to at a time
 _BY_DESK = 1  # hosts that the desk sends to at a time
 _LONGEST = 24 * 3600.0  # seconds for a roll-out
-_ITS_FAILURES = 2  # so often, and a host is asked no more
+_STARTING = 30.0  # seconds for a host to begin to give
+_MOST = 32  # hosts that give: each is a connection of the desk's
+_ITS_FAILURES = 2  # hosts that get nothing from one, and it is asked no more
 _FAILURES = 6  # so often in all, and none is
 
 
@@ -39,7 +40,7 @@ class _Peer:
         self.address = link.address
         self.port = port
         self.busy = 0
-        self.failures = 0
+        self.failed: set[str] = set()  # hosts that got nothing from it
 
 
 class Sharing:
@@ -50,7 +51,9 @@ class Sharing:
         self._certificate, self._key = make_certificate()
         self._token = secrets.token_urlsafe(32)
         self._peers: list[_Peer] = []
+        self._gone: list[_Peer] = []  # that are asked no more
         self._by_desk = 0
+        self._offering = 0
         self._failures = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -63,7 +66,7 @@ class Sharing:
     ) -> None:
         with self._changed:
             self._closed = True
-            peers, self._peers = self._peers, []
+            peers, self._peers = [*self._peers, *self._gone], []
         for peer in peers:
             peer.link.close()
 
@@ -73,7 +76,7 @@ class Sharing:
         if missing is None:
             with self._changed:
                 self._left -= 1
-            self._offer(link, image)
+            self._offer(link, image, awaited=False)
             return images.Sent(0, 0)
         shared = 0
         with self._turn(link) as peer:
@@ -81,10 +84,7 @@ class Sharing:
                 shared = self._take(link, peer, missing)
                 missing = images.missing(link, image, name) or []
             size = images.send_blobs(link, image, name, missing)
-            if peer is None:  # whoever waits for the desk can have it from this one
-                self._offer(link, image)
-        if peer is not None:
-            self._offer(link, image)
+        self._offer(link, image, awaited=peer is None)
         return images.Sent(size, shared)
 
     @contextmanager
@@ -93,24 +93,30 @@ class Sharing:
         peer: _Peer | None = None
         with self._changed:
             while True:
+                if self._failures >= _FAILURES:
+                    self._by_desk += 1
+                    break
                 free = [each for each in self._peers if each.busy < _EACH]
                 if free:
                     peer = min(free, key=lambda each: each.busy)
                     peer.busy += 1
                     break
-                if (not self._peers and self._by_desk < _BY_DESK) or self._failures >= _FAILURES:
+                if not self._peers and not self._offering and self._by_desk < _BY_DESK:
                     self._by_desk += 1
                     break
                 self._changed.wait(min(1.0, link.left()))
             self._left -= 1
+        went = 0
         try:
             yield peer
+            went = 1
         finally:
             with self._changed:
-                if peer is None:
-                    self._by_desk -= 1
-                else:
+                if peer is not None:
                     peer.busy -= 1
+                else:
+                    self._by_desk -= 1
+                    self._offering += went  # who waits for the desk may have it from this one
                 self._changed.notify_all()
 
     def _take(self, link: Link, peer: _Peer, missing: list[Blob]) -> int:
@@ -120,48 +126,81 @@ class Sharing:
             "token": self._token,
             "address": peer.address,
             "port": peer.port,
+            "seconds": link.left() / 2,  # then the desk's own line is to be had still
             "blobs": {blob.name: blob.size for blob in missing},
         }
         command = link.joey("image", "take", f"{images.FOLDER}/.pool")
-        done = link.run_as_root(command, json.dumps(given).encode() + b"\n", limit=4096)
-        if done.status == 0 and done.out.strip().isdigit():
+        came = False
+        try:
+            done = link.run_as_root(command, json.dumps(given).encode() + b"\n", limit=4096)
+            came = done.status == 0 and done.out.strip().isdigit()
+        finally:
+            if not came:
+                self._blame(link, peer)
+        if came:
             return int(done.out)
         link.notes.append(f"nothing came from {peer.link.host.name}, the desk sends it: {done.reason}")
-        with self._changed:
-            self._failures += 1
-            peer.failures += 1
-            if peer.failures >= _ITS_FAILURES and peer in self._peers:
-                self._peers.remove(peer)
-                peer.link.close()
         return 0
 
-    def _offer(self, link: Link, image: Image) -> None:
-        """Have the host give to others, where some are left that may want it."""
+    def _blame(self, link: Link, peer: _Peer) -> None:
         with self._changed:
-            if self._closed or not self._left or self._failures >= _FAILURES:
-                return
+            self._failures += 1
+            peer.failed.add(link.host.name)
+            if len(peer.failed) >= _ITS_FAILURES and peer in self._peers:
+                self._peers.remove(peer)
+                self._gone.append(peer)  # others may be at it still
+            self._changed.notify_all()
+
+    def _offer(self, link: Link, image: Image, awaited: bool) -> None:
+        """Have the host give to others, where some are left that may want it. What goes wrong is only told.
+
+        `awaited`: others wait until it does, or does not.
+        """
+        peer: _Peer | None = None
+        try:
+            with self._changed:
+                many = len(self._peers) >= _MOST or self._failures >= _FAILURES
+                if self._closed or self._left <= 0 or many:
+                    return
+            peer = self._started(link, image)
+        except Exception as error:
+            link.notes.append(f"it gives to no others: {error or type(error).__name__}")
+        finally:
+            with self._changed:
+                self._offering -= awaited
+                if peer is not None and not self._closed:
+                    self._peers.append(peer)
+                    peer = None
+                self._changed.notify_all()
+            if peer is not None:
+                peer.link.close()
+
+    def _started(self, link: Link, image: Image) -> _Peer:
+        """Start what gives there, on a connection of its own, within half a minute."""
         given = {
             "certificate": self._certificate,
             "key": self._key,
             "token": self._token,
             "blobs": {blob.name: blob.size for blob in image.blobs},
         }
-        other = link.again(_LONGEST)
+        other = link.again(_STARTING)
+        link.attached.append(other)  # it ends with the host's own time, too
+        watch = threading.Timer(_STARTING, other.close)
+        watch.daemon = True
+        watch.start()
         try:
             other.__enter__()
             other.become_root()
             line = other.serve(other.joey("image", "share", f"{images.FOLDER}/.pool"), json.dumps(given).encode())
-            port = int(line)
-        except (JoeyError, ValueError) as error:
+            peer = _Peer(other, int(line))
+            other.extend(_LONGEST)
+        except BaseException:
             other.close()
-            link.notes.append(f"it gives to no others: {error}")
-            return
-        with self._changed:
-            if not self._closed:
-                self._peers.append(_Peer(other, port))
-                self._changed.notify_all()
-                return
-        other.close()
+            raise
+        finally:
+            watch.cancel()
+            link.attached.remove(other)
+        return peer
 
 
 def make_certificate() -> tuple[str, str]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import socketserver
 import ssl
 import sys
@@ -28,6 +29,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 18
 _PATIENCE = 20  # seconds without a byte
 _MOST = 16  # connections
+_OLDEST = 24 * 3600  # seconds that blobs are given, whatever becomes of who asked for it
 _LARGEST_REQUEST = 4 << 20
 
 
@@ -84,6 +86,9 @@ def share(folder: str, stream: IO[bytes]) -> None:
             raise SharingError(f"the certificate is none: {error}") from None
     with _Server(folder, set(_blobs(given)), _word(given, "token"), context) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        oldest = threading.Timer(_OLDEST, os._exit, (1,))
+        oldest.daemon = True
+        oldest.start()
         print(server.server_address[1], flush=True)
         while stream.read(4096):
             pass
@@ -91,6 +96,7 @@ def share(folder: str, stream: IO[bytes]) -> None:
 
 
 class _Server(socketserver.ThreadingTCPServer):
+    address_family = socket.AF_INET6  # IPv4 comes there, too
     daemon_threads = True
     block_on_close = False
     request_queue_size = _MOST
@@ -101,7 +107,16 @@ class _Server(socketserver.ThreadingTCPServer):
         self.token = f"Bearer {token}"
         self._context = context
         self._places = threading.BoundedSemaphore(_MOST)
-        super().__init__(("", 0), _Handler)
+        try:
+            super().__init__(("::", 0), _Handler)
+        except OSError:  # a kernel without IPv6
+            self.address_family = socket.AF_INET
+            super().__init__(("", 0), _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
@@ -163,10 +178,13 @@ class _Handler(BaseHTTPRequestHandler):
 def take(folder: str, given: dict[str, Any]) -> int:
     """Fetch blobs into a folder from another host; how many bytes. What has come by then stays where one fails.
 
-    {"certificate", "token", "address", "port", "blobs": {SHA-256: size}}. Raises OSError, SharingError.
+    {"certificate", "token", "address", "port", "seconds", "blobs": {SHA-256: size}}: within so many seconds, whatever
+    the other one does. Raises OSError, SharingError.
     """
     blobs = _blobs(given)
-    address, port = _word(given, "address"), given.get("port")
+    address, port, seconds = _word(given, "address"), given.get("port"), given.get("seconds", 600)
+    if not isinstance(seconds, int | float) or not 0 < seconds < 1e7:
+        raise SharingError('"seconds" is no number of them')
     if not isinstance(port, int) or not 0 < port < 65536:
         raise SharingError('there is no "port"')
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -179,24 +197,41 @@ def take(folder: str, given: dict[str, Any]) -> int:
     free = os.statvfs(folder)
     if sum(blobs.values()) > free.f_bavail * free.f_frsize:
         raise SharingError(f"no room in {folder} for {sum(blobs.values())} bytes")
-    part = os.path.join(os.path.dirname(os.path.abspath(folder)), f".part.{os.getpid()}")
-    os.mkdir(part, 0o700)
     total = 0
+    # image-send.sh takes away what is called so and has no process of its number
+    part = tempfile.mkdtemp(prefix=f".part.{os.getpid()}.", dir=os.path.dirname(os.path.abspath(folder)))
+    connection = http.client.HTTPSConnection(address, port, timeout=min(_PATIENCE, seconds), context=context)
+    late = threading.Event()
+    watch = threading.Timer(seconds, _cut, (connection, late))
+    watch.daemon = True
+    watch.start()
     try:
-        with contextlib.closing(
-            http.client.HTTPSConnection(address, port, timeout=_PATIENCE, context=context)
-        ) as connection:
-            _connect(connection, address)
-            for name, size in blobs.items():
-                connection.request("GET", f"/{name}", headers={"Authorization": f"Bearer {_word(given, 'token')}"})
-                _receive(connection.getresponse(), os.path.join(part, name), name, size)
-                os.rename(os.path.join(part, name), os.path.join(folder, name))
-                total += size
-    except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        _connect(connection, address)
+        for name, size in blobs.items():
+            connection.request("GET", f"/{name}", headers={"Authorization": f"Bearer {_word(given, 'token')}"})
+            _receive(connection.getresponse(), os.path.join(part, name), name, size)
+            os.rename(os.path.join(part, name), os.path.join(folder, name))
+            total += size
+    except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError, SharingError) as error:
+        if late.is_set():
+            raise SharingError(f"{address} is too slow: not done within {seconds:.0f} seconds") from None
+        if isinstance(error, SharingError):
+            raise
         raise SharingError(f"{address} does not go on: {error or type(error).__name__}") from None
     finally:
+        watch.cancel()
+        connection.close()
         shutil.rmtree(part, ignore_errors=True)
     return total
+
+
+def _cut(connection: http.client.HTTPSConnection, late: threading.Event) -> None:
+    """Have whoever waits for a connection wait no more."""
+    late.set()
+    sock = connection.sock
+    if sock is not None:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as other:
+            other.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(connection: http.client.HTTPSConnection, address: str) -> None:
@@ -210,7 +245,7 @@ def _receive(response: http.client.HTTPResponse, path: str, name: str, size: int
     if response.status != 200 or response.length != size:
         raise SharingError(f"the blob {name} is not to be had: {response.status}")
     digest, left = hashlib.sha256(), size
-    with open(path, "xb") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         while data := response.read(_CHUNK):
             digest.update(data)
             file.write(data)

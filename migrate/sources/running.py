@@ -28,7 +28,7 @@ _READY = b"joey-is-ready"
 _IN_TERMINAL = "mesg n 2>/dev/null; stty raw -echo || exit 1; printf joey-is-ready; head -c %d | %s"
 # words: the command. Its first line of input makes the marks; complaints follow the last. tar writes to no terminal
 _MARKED = (
-    "read -r n; printf joey-begin-%%s. \"$n\"; exec 3>&1; "
+    'read -r n; printf joey-begin-%%s. "$n"; exec 3>&1; '
     "e=$({ { %s 2>&4 3>&- 4>&-; printf =%%s $? >&4; } | cat >&3; } 4>&1); "
     'printf joey-end-%%s.%%s "$n" "${e%%=*}"; exit "${e##*=}"'
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +98,7 @@ def link_blob(giver: Giver) -> None:
         (lambda giver: giver.given["blobs"].update({"0" * 64: 1 << 60}), "no room in"),
         (lambda giver: giver.given.update(port=1), "can't be reached"),
         (lambda giver: giver.given.pop("port"), 'no "port"'),
+        (lambda giver: giver.given.update(seconds="x"), '"seconds" is no number'),
         (change_blob, "changed on its way"),
         (link_blob, "not to be had: 404"),
     ],
@@ -121,6 +124,30 @@ def test_those_who_say_nothing_hold_nobody_up(giver: Giver, joey: Joey, tmp_path
         assert take(joey, tmp_path / "into/.pool", giver.given).returncode == 0
         assert time.monotonic() - start < 15, "no handshake of theirs was waited for"
     assert giver.process.poll() is None
+
+
+def test_one_who_trickles_is_left(giver: Giver, joey: Joey, tmp_path: Path) -> None:
+    """A giver that sends a byte a second is as good as none: in its handshake already, and amid a blob."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                stream, _ = server.accept()
+                while True:
+                    stream.sendall(b"\x16")
+                    time.sleep(0.5)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        given = {**giver.given, "port": server.getsockname()[1], "seconds": 3}
+        start = time.monotonic()
+        done = take(joey, tmp_path / "into/.pool", given)
+        assert done.returncode == 1
+        assert time.monotonic() - start < 15
+    assert not list((tmp_path / "into").glob(".part*"))
+    assert take(joey, tmp_path / "into/.pool", giver.given).returncode == 0
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "into/.pool").iterdir()} == {0o600}
 
 
 def test_a_request_that_is_none(joey: Joey, tmp_path: Path) -> None:
@@ -168,6 +195,8 @@ def test_an_image_goes_from_host_to_host(
         rows = desk.json("run", *words, *addresses[:4])
         assert sorted(row["shared"] > 1_900_000 for row in rows) == [False, True, True, True], rows
         assert sum(row["size"] for row in rows) < size + 100_000
+        for name in names[:4]:
+            assert desk.inside(name, "find /var/lib/joey/images/.pool -type f -perm /077") == "", "of root alone"
         # one that has it by now gives to one that can't reach it
         desk.fleet("exec", "joey rich rm --force shop", addresses[0])
         done = desk.fleet("run", "--wave", "1,rest", *words, addresses[0], addresses[4], "--json")
@@ -184,5 +213,16 @@ def test_an_image_goes_from_host_to_host(
         assert "the desk sends it" in done.stderr
         assert sum(row["size"] > 1_900_000 for row in json.loads(done.stdout)) >= 2
         assert [row["containers"][0]["status"] for row in desk.json("ps", *addresses[:4])] == ["running"] * 4
+        # one whose second connection hangs gives to nobody, and holds nobody up; hosts are read once
+        desk.fleet("exec", "joey rich rm --force shop; rm -r /var/lib/joey/images", *addresses[:4])
+        hung = "[ -e /run/second ] && case \"$SSH_ORIGINAL_COMMAND\" in *'image share'*) sleep 1000;; esac"
+        hang = f"mkdir -p /etc/ssh; printf '%s\\n' '#!/bin/sh' {shlex.quote(hung)} 'eval \"$SSH_ORIGINAL_COMMAND\"' >/usr/local/bin/slow; chmod 755 /usr/local/bin/slow; touch /run/second; sed -i 's,^,command=\"/usr/local/bin/slow\" ,' /root/.ssh/authorized_keys"
+        desk.inside("h1", hang)
+        start = time.monotonic()
+        done = desk.fleet("run", "--wave", "1,rest", *words, "--hosts", "-", "--json", stdin="\n".join(addresses[:3]))
+        assert time.monotonic() - start < 90
+        assert [row["error"] for row in json.loads(done.stdout)] == [""] * 3
+        assert "it gives to no others" in done.stderr
     finally:
+        desk.inside("h1", "sed -i 's,^command=[^ ]* ,,' /root/.ssh/authorized_keys")
         desk.fleet("exec", "joey rich rm --force shop", *addresses, status=None)

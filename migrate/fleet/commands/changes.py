@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ....runtime.options import Arguments
     from ..crew import Outcome
+    from ..hosts import Host
     from ..link import Link
     from ..machines import Change
 
@@ -35,19 +36,20 @@ def roll_image(
     arguments: Arguments, reference: str, name: str, words: list[str], what: str, job: Callable[[Link, Rollout], Change]
 ) -> int:
     """Have hosts run an image, wave by wave; the exit status."""
+    fleet = chosen(arguments, words)
     rollout = Rollout(Image(reference), name, arguments.text("gate"), images.send, arguments.switch("dry-run"))
     if not arguments.switch("share") or rollout.dry:
-        return roll_changes(arguments, words, name, what, lambda link, _: job(link, rollout))
-    with Sharing(len(chosen(arguments, words))) as sharing:
+        return roll_changes(arguments, fleet, name, what, lambda link, _: job(link, rollout))
+    with Sharing(len(fleet)) as sharing:
         shared = rollout._replace(send=sharing.send)
-        return roll_changes(arguments, words, name, what, lambda link, _: job(link, shared))
+        return roll_changes(arguments, fleet, name, what, lambda link, _: job(link, shared))
 
 
 def roll_changes(
-    arguments: Arguments, words: list[str], name: str, what: str, job: Callable[[Link, bool], Change]
+    arguments: Arguments, fleet: list[Host], name: str, what: str, job: Callable[[Link, bool], Change]
 ) -> int:
     """Do it wave by wave, note what changed, and tell; the exit status. `job` is told whether it is only to say."""
-    fleet, place, dry = chosen(arguments, words), store(arguments), arguments.switch("dry-run")
+    place, dry = store(arguments), arguments.switch("dry-run")
     if not dry:
         place.check()
 

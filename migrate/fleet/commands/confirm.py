@@ -6,13 +6,15 @@ from ....runtime.options import Arguments, Command
 from ...rich.model import check_name
 from .. import machines
 from .changes import DRY, roll_changes
-from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS
+from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS, chosen
 
 
 def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
-    return roll_changes(arguments, words, name, "confirm", lambda link, dry: machines.confirm(link, name, dry))
+    return roll_changes(
+        arguments, chosen(arguments, words), name, "confirm", lambda link, dry: machines.confirm(link, name, dry)
+    )
 
 
 COMMAND = Command(

@@ -12,7 +12,8 @@ part=$dir/.part.$$
 trap 'rm -rf "$part"; unlock' EXIT
 trap 'exit 1' HUP INT TERM
 for each in "$dir"/.part.*; do # of deployments that were killed
-    [ -d "$each" ] && ! kill -0 "${each##*.part.}" 2>/dev/null && rm -rf "$each"
+    pid=${each##*.part.}
+    [ -d "$each" ] && ! kill -0 "${pid%%.*}" 2>/dev/null && rm -rf "$each"
 done
 free=$(df -Pk "$dir" | tail -n 1 | awk '{print $4}')
 if [ "$free" -lt "$want" ]; then
