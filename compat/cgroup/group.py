@@ -156,7 +156,7 @@ class Cgroup:
             for attempt, todo in ((1, settings), (2, late)):
                 for setting in todo:
                     path = self._file_of(setting)
-                    had = _present_value(path)
+                    had = _present_value(path, setting.value)
                     try:
                         files.write_text(path, setting.value)
                     except OSError as error:
@@ -402,12 +402,24 @@ def _refused(setting: Setting, path: str, error: OSError) -> JoeyError:
     return JoeyError(f"{setting.field}: writing {setting.value} to {path}: {reason}", hint, "cgroup")
 
 
-def _present_value(path: str) -> str:
-    """A limit as it can be written again; "" where it can't be read."""
+def _present_value(path: str, new: str) -> str:
+    """A limit as it can be written again when `new` was; "" where it can't be read.
+
+    A file with a line for each device takes one of them at a time ("8:0 1048576", "8:0 rbps=max wbps=...").
+    """
     try:
-        return files.read_text(path).strip()
+        text = files.read_text(path).strip()
     except OSError:
         return ""
+    device, space, _ = new.partition(" ")
+    if not space or ":" not in device:
+        return text
+    present = next((line for line in text.splitlines() if line.partition(" ")[0] == device), "")
+    if present:
+        return present
+    name = path.rpartition("/")[2]
+    nothing = {"io.max": "rbps=max wbps=max riops=max wiops=max", "io.weight": "default"}
+    return f"{device} {nothing.get(name, '0')}"
 
 
 def _clone_into(path: str, flags: int) -> int:

@@ -22,13 +22,54 @@ RATES = {
 def parse_rate(word: str, option: str) -> tuple[str, int]:
     """PATH:RATE, the rate a size where it counts bytes; 0 for no limit. Raises UsageError."""
     path, colon, rate = word.rpartition(":")
-    number = parse_size(rate) if option.endswith("bps") else int(rate) if rate.isdigit() else None
+    is_number = rate.isdecimal() and rate.isascii()
+    number = parse_size(rate) if option.endswith("bps") else int(rate) if is_number else None
     if not colon or not path.startswith("/") or number is None or number >= 1 << 63:
         example = "/dev/sda:20M" if option.endswith("bps") else "/dev/sda:500"
         raise UsageError(
             f'--{option}: "{word}" is not DEVICE:RATE', f"such as {example}, or the path of a folder on it"
         )
     return os.path.normpath(path), number
+
+
+def set_rate(rates: dict[str, dict[str, int]], option: str, path: str, rate: int) -> None:
+    """Put a limit in the place of the disk's old one, whatever path that was named by; 0 takes it away.
+
+    Raises JoeyError for a path that is on no disk; one whose disk is gone can be taken away.
+    """
+    paths = rates.setdefault(option, {})
+    if rate or path not in paths:
+        disk = disk_of(path)
+        for known in [known for known in paths if known != path and _disk_or_none(known) == disk]:
+            del paths[known]
+    paths.pop(path, None)
+    if rate:
+        paths[path] = rate
+    if not paths:
+        del rates[option]
+
+
+def _disk_or_none(path: str) -> tuple[int, int] | None:
+    try:
+        return disk_of(path)
+    except JoeyError:
+        return None
+
+
+def changes(old: dict[str, dict[str, int]], new: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """The spec's `blockIO` that makes others of limits that hold: what is there no more is 0. Raises JoeyError."""
+    out: dict[str, Any] = {}
+    for option, field in RATES.items():
+        had, has = old.get(option, {}), new.get(option, {})
+        rows = {disk_of(path): rate for path, rate in has.items() if had.get(path) != rate}
+        kept = {_disk_or_none(path) for path, rate in has.items() if had.get(path) == rate}
+        for path in had:
+            disk = _disk_or_none(path)
+            if disk is not None and disk not in kept:  # else it is gone, and its limit with it
+                rows.setdefault(disk, 0)
+        if rows:
+            out[field] = [{"major": major, "minor": minor, "rate": rate} for (major, minor), rate in rows.items()]
+    return out
 
 
 def limits(weight: int, rates: dict[str, dict[str, int]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ...compat.errors import JoeyError, StateError
 from ...compat.files import write_atomically
 from ...compat.quota.words import pools
 from ...runtime.layers import FOLDER as LAYERS
-from . import config, control, disk, fixes, inits
+from . import blocks, config, control, disk, fixes, inits
 from .guest import Guest
 from .model import Rich, load
 from .store import BEFORE, KEPT, RUNNING, Container, remove_tree
@@ -22,7 +22,13 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
     running = container.running()
     if running:
         is_vm = rich.isolation == "vm"  # its memory and tasks are the machine's, from its next start on
-        limits = {key: value for key, value in config.resources(rich).items() if not is_vm or key in ("cpu", "blockIO")}
+        old = container.rich()
+        block = {"weight": rich.io_weight} if rich.io_weight != old.io_weight else {}
+        block |= blocks.changes(old.io, rich.io)
+        limits = config.limits(rich) if not is_vm else {}
+        if is_vm and rich.cpus:
+            limits["cpu"] = config.limits(rich)["cpu"]
+        limits |= {"blockIO": block} if block else {}
         kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
         words = [word for quota in kept for word in ("--disk-quota", quota)]
         words += ["--resources", "-"] if limits else []
@@ -35,7 +41,6 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         head = quota.rpartition("=")[0]
         rich.quotas = [word for word in rich.quotas if word.rpartition("=")[0] != head] + [quota]
     init = inits.of(rich.init, Guest(rich.lower))
-    rich.io = {option: {path: rate for path, rate in rates.items() if rate} for option, rates in rich.io.items()}
     container.save(rich)
     if running and env:
         _tell_environment(container, rich, init)

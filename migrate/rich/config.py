@@ -289,7 +289,13 @@ def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
 
 
 def resources(rich: Rich) -> dict[str, Any]:
-    """Its limits as the spec has them. Raises JoeyError."""
+    """Its limits as the spec has them. Raises JoeyError for a disk that is not there."""
+    block = blocks.limits(rich.io_weight, rich.io)
+    return {**limits(rich), **({"blockIO": block} if block else {})}
+
+
+def limits(rich: Rich) -> dict[str, Any]:
+    """Those of memory, processors and processes."""
     out: dict[str, Any] = {}
     if rich.memory:
         out["memory"] = {"limit": rich.memory}
@@ -297,8 +303,6 @@ def resources(rich: Rich) -> dict[str, Any]:
         out["cpu"] = {"quota": int(rich.cpus * _PERIOD), "period": _PERIOD}
     if rich.pids:
         out["pids"] = {"limit": rich.pids}
-    if block := blocks.limits(rich.io_weight, rich.io):
-        out["blockIO"] = block
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -14,7 +15,7 @@ import pytest
 from joey.compat import files
 from joey.compat.cgroup import device_bpf, device_list, layout
 from joey.compat.cgroup.group import Cgroup, Group
-from joey.compat.cgroup.settings import controllers_needed, settings, weight_of_shares
+from joey.compat.cgroup.settings import Setting, controllers_needed, settings, weight_of_shares
 from joey.compat.errors import BundleError, JoeyError
 
 CENTOS6 = """\
@@ -72,6 +73,42 @@ def test_memory_in_both_versions() -> None:
         ("memory.max", "max"),
         ("memory.swap.max", "max"),
     ]
+
+
+def test_disk_traffic_in_both_versions() -> None:
+    device = {"major": 8, "minor": 16}
+    block = {
+        "throttleReadBpsDevice": [{**device, "rate": 1 << 20}],
+        "throttleWriteIOPSDevice": [{**device, "rate": 0}],
+    }
+    found = {
+        version: [(s.file, s.value) for s in settings({"blockIO": block}, {"blkio": version})] for version in (1, 2)
+    }
+    assert found[1] == [
+        ("blkio.throttle.read_bps_device", "8:16 1048576"), ("blkio.throttle.write_iops_device", "8:16 0"),
+    ]  # fmt: skip
+    assert found[2] == [("io.max", "8:16 rbps=1048576"), ("io.max", "8:16 wiops=max")]
+
+
+def test_a_refused_change_of_v2_is_taken_back_a_device_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mock: a folder in the place of a cgroup, since no v2 with io is here; what is written to it is noted."""
+    (tmp_path / "io.max").write_text(
+        "8:0 rbps=5 wbps=max riops=max wiops=max\n8:16 rbps=max wbps=7 riops=9 wiops=max\n"
+    )
+    written: list[str] = []
+
+    def write(path: str, text: str) -> None:
+        if path.endswith("/refused"):
+            raise OSError(errno.ENODEV, "refused")
+        written.append(text)
+
+    monkeypatch.setattr("joey.compat.cgroup.group.files.write_text", write)
+    here = [Setting("blkio", "io.max", value, "x") for value in ("8:16 rbps=1", "8:32 wbps=2")]
+    with pytest.raises(JoeyError):
+        Cgroup([Group(2, ("io",), str(tmp_path))]).update([*here, Setting("blkio", "refused", "1", "y")])
+    assert written[2:] == ["8:32 rbps=max wbps=max riops=max wiops=max", "8:16 rbps=max wbps=7 riops=9 wiops=max"]
 
 
 def test_swap_below_memory_is_refused_by_name() -> None:

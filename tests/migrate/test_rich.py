@@ -120,12 +120,28 @@ def test_its_disk_traffic_is_limited(rich: Rich, machine: Callable[..., Path], t
     rich("stop", "one")
     rich("start", "one")
     assert (group / "blkio.throttle.write_bps_device").read_text() == ""
-    assert (group / "blkio.throttle.read_iops_device").read_text().split()[0] == device[0]
+    assert (group / "blkio.throttle.read_iops_device").read_text().split() == [device[0], "700"]
+    assert rich.inspect("one")["io"] == {"device-read-iops": {f"/dev/{disk.resolve().name}": 700}}
+    # all or nothing: what was written before the refusal is taken back; and a disk that is gone holds nobody up
+    bad = rich("update", "--device-write-bps", f"{tmp_path}:1M", "--pids", "1", "--memory", "4096", "one", check=False)
+    assert bad.returncode == 1
+    assert (group / "blkio.throttle.write_bps_device").read_text() == ""
+    record = rich.store / "one/rich.json"
+    value = json.loads(record.read_text())
+    value["io"]["device-write-iops"] = {"/mnt/gone": 5}
+    record.write_text(json.dumps(value))
+    rich("update", "--env", "A=b", "one")
+    rich("stop", "one")
+    assert "/mnt/gone" in rich("start", "one", check=False).stderr + rich.log("one")
+    rich("update", "--device-write-iops", "/mnt/gone:0", "one")
+    rich("start", "one")
     for words, what in (
         (("--device-write-bps", "/proc:1M"), "on no disk"),
         (("--device-write-bps", "/dev/none:1M"), "No such file"),
         (("--device-write-bps", "sda:1M"), "not DEVICE:RATE"),
         (("--device-read-iops", f"{tmp_path}:1M"), "not DEVICE:RATE"),
+        (("--device-read-iops", f"{tmp_path}:\N{SUPERSCRIPT TWO}"), "not DEVICE:RATE"),
+        (("--blkio-weight", "0"), "10 to 1000"),
         (("--blkio-weight", "5"), "10 to 1000"),
     ):
         assert what in rich("update", *words, "one", check=False).stderr

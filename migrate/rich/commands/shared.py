@@ -117,13 +117,11 @@ def set_limits(arguments: Arguments, rich: Rich) -> None:
             raise UsageError(f'--cpus: "{word}" is no number of CPUs')
     rich.pids = arguments.number("pids", rich.pids)
     rich.io_weight = arguments.number("blkio-weight", rich.io_weight)
-    if rich.io_weight and not 10 <= rich.io_weight <= 1000:
+    if arguments.given("blkio-weight") and not 10 <= rich.io_weight <= 1000:
         raise UsageError(f"--blkio-weight: {rich.io_weight} is not 10 to 1000")
     for option in blocks.RATES:
         for word in arguments.many(option):
-            path, rate = blocks.parse_rate(word, option)
-            blocks.disk_of(path)
-            rich.io.setdefault(option, {})[path] = rate
+            blocks.set_rate(rich.io, option, *blocks.parse_rate(word, option))
     if word := arguments.text("restart"):
         rich.restart, rich.most_restarts = parse_restart(word)
     rich.env.update(parse_variable(word) for word in arguments.many("env"))
