@@ -109,6 +109,8 @@ def load(path: str) -> Rich:
         value = json.loads(read_text(path))
         if value.pop("schema") != SCHEMA:
             raise JoeyError(f"{path} is of another joey", "use the version that made it")
+        if newer := sorted(value.keys() - {field.name for field in dataclasses.fields(Rich)}):
+            raise JoeyError(f"{path} is of a newer joey: it has {', '.join(newer)}", "use the version that made it")
         value["hooks"] = [Hook(**item) for item in value["hooks"]]
         value["volumes"] = [Volume(**item) for item in value["volumes"]]
         value["health"] = Health(**value["health"]) if value.get("health") else None

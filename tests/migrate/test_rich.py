@@ -705,3 +705,15 @@ def test_a_machine_on_the_kernel_that_answers_like_2_6_32(tmp_path: Path) -> Non
     assert "old   stopped  sysvinit" in output
     assert "Will now halt." in output
     assert status == 0
+
+
+def test_what_a_newer_joey_made_is_left_alone(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("create", "--rootfs", str(machine()), "--name", "one")
+    record = rich.store / "one/rich.json"
+    value = json.loads(record.read_text())
+    record.write_text(json.dumps({**value, "shininess": 7}))
+    done = rich("start", "one", check=False)
+    assert "is of a newer joey: it has shininess" in done.stderr
+    assert "rm --force" not in done.stderr
+    record.write_text(json.dumps(value))
+    rich("start", "one")
