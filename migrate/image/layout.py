@@ -34,23 +34,33 @@ class Layout:
 
     def create(self) -> None:
         """Make the layout, or take one that is there; whoever held it and was killed left files that go now."""
-        if os.path.lexists(self.path) and os.listdir(self.path) and not os.path.isfile(f"{self.path}/oci-layout"):
-            raise JoeyError(
-                f"{self.path} is there already, and no OCI image layout", "name an empty or new folder", "exists"
-            )
-        os.makedirs(f"{self.path}/blobs/sha256", exist_ok=True)
+        os.makedirs(self.path, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass  # another joey writes to it now: what is unfinished there may be its own
-        else:
-            for name in os.listdir(f"{self.path}/blobs/sha256"):
-                if name.startswith(_TEMPORARY):
-                    os.unlink(f"{self.path}/blobs/sha256/{name}")
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another joey writes to it now: what is unfinished there may be its own
+                fcntl.flock(self._lock, fcntl.LOCK_SH)  # once it has made it
+                self._make()
+            else:
+                self._make()
+                for name in os.listdir(f"{self.path}/blobs/sha256"):
+                    if name.startswith(_TEMPORARY):
+                        os.unlink(f"{self.path}/blobs/sha256/{name}")
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self) -> None:
         if not os.path.isfile(f"{self.path}/oci-layout"):
+            ours = ("blobs", ".oci-layout.")  # of one that was killed before it had made it
+            if not all(name.startswith(ours) for name in os.listdir(self.path)):
+                raise JoeyError(
+                    f"{self.path} is there already, and no OCI image layout", "name an empty or new folder", "exists"
+                )
             self._replace("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        os.makedirs(f"{self.path}/blobs/sha256", exist_ok=True)
 
     def open(self) -> None:
         """Check that it is one. Raises ImageError."""

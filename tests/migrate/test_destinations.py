@@ -9,10 +9,12 @@ import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from joey.compat.errors import JoeyError
 from joey.migrate.image.layout import Layout
 from joey.migrate.image.read import open_image
 
@@ -259,3 +261,25 @@ def test_a_write_that_takes_only_a_part(tmp_path: Path) -> None:
         assert list((small / "images/blobs/sha256").iterdir()) == []
     finally:
         run("umount", small)
+
+
+def test_many_make_one_layout_at_once(tmp_path: Path) -> None:
+    """As the jobs of a batch do: none finds it half made."""
+
+    def make(path: Path) -> None:
+        layout = Layout(str(path))
+        layout.create()
+        layout.open()
+        layout.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(60):
+            for done in [pool.submit(make, tmp_path / str(number)) for _ in range(8)]:
+                done.result()
+    (tmp_path / "cut/blobs").mkdir(parents=True)
+    (tmp_path / "cut/.oci-layout.77.tmp").write_text("{")
+    make(tmp_path / "cut")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine").write_text("")
+    with pytest.raises(JoeyError, match="no OCI image layout"):
+        make(tmp_path / "other")
