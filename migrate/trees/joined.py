@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .entry import Entry
 from .indexed import IndexedTree
 from .moved import opener
+from .paths import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,12 +75,26 @@ class JoinedTree(IndexedTree):
             own.first = _join(places.get(folder, folder), name) if entry.first else b""
             own.open = opener(tree, entry.path) if entry.open is not None else None
             self._own[path] = own
+        self._order_links()
         # a folder that both have is the root's
         for path in [path for path in self._picked if path in self._own]:
             if root.has(path) and root.entry(path).kind == "directory" and stat.S_ISDIR(self._own[path].mode):
                 del self._own[path]
         self._picked = {path for path in self._picked if root.has(path)}
         self.index([*self._own, *self._picked])
+
+    def _order_links(self) -> None:
+        """What was moved has another place in a walk's order: the first of a file's names there has it."""
+        groups: dict[bytes, list[Entry]] = {}
+        for entry in self._own.values():
+            if entry.first:
+                groups.setdefault(entry.first, []).append(entry)
+        for first, group in groups.items():
+            if first in self._own:
+                group.append(self._own[first])
+            lowest = min(group, key=lambda entry: in_order(entry.path))
+            for entry in group:
+                entry.first = b"" if entry is lowest else lowest.path
 
     def _place(self, entry: Entry, places: dict[bytes, bytes]) -> bytes | None:
         """Where an entry of the tree goes; None for a folder in whose place the root has a link to one."""
