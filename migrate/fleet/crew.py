@@ -54,9 +54,8 @@ def _one(host: Host, job: Callable[[Link], Value], way: Way, open_links: set[Lin
     started = time.monotonic()
     link = Link(host, way, started + host.timeout)
     open_links.add(link)
-    watch = threading.Timer(host.timeout, link.close)  # whatever it waits for
-    watch.daemon = True
-    watch.start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(link, over), daemon=True).start()
     value: Value | None = None
     error = hint = ""
     try:
@@ -67,10 +66,18 @@ def _one(host: Host, job: Callable[[Link], Value], way: Way, open_links: set[Lin
     except Exception as problem:
         error, hint = f"{type(problem).__name__}: {problem}", "a fault of joey's, not yours"
     finally:
-        watch.cancel()
+        over.set()
         open_links.discard(link)
-    if error and time.monotonic() - started >= host.timeout:
+    if error and link.is_late:
         late = f"not done within {host.timeout} s"
         error = error if late in error else f"{late}: {error}"
         hint = "timeout: in the fleet's file, or --timeout"
     return Outcome(host, value, error, hint, link.notes, time.monotonic() - started)
+
+
+def _watch(link: Link, over: threading.Event) -> None:
+    """Close a connection whose time is over, whatever it waits for; it may be given more meanwhile."""
+    while not over.wait(max(0.05, link.seconds)):
+        if link.is_late:
+            link.close()
+            return

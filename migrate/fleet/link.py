@@ -138,6 +138,15 @@ class Link:
         """joey there as a command for sh: the kit's, else whatever is in its PATH."""
         return f"PATH={shlex.quote(self.host.kit)}/bin:$PATH:/usr/local/bin\nexec joey {shlex.join(words)}"
 
+    @property
+    def seconds(self) -> float:
+        """Until the deadline; none or less after it."""
+        return self._deadline - time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        return self.seconds <= 0
+
     def left(self) -> float:
         """Seconds until the deadline. Raises LinkError where there are none, and after `close`."""
         if self._closed:

@@ -105,6 +105,7 @@ class Sharing:
                     self._by_desk += 1
                     break
                 self._changed.wait(min(1.0, link.left()))
+                link.extend(link.host.timeout)  # its time begins with its turn; those before it have theirs
             self._left -= 1
         went = 0
         try:

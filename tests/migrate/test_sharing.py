@@ -226,3 +226,32 @@ def test_an_image_goes_from_host_to_host(
     finally:
         desk.inside("h1", "sed -i 's,^command=[^ ]* ,,' /root/.ssh/authorized_keys")
         desk.fleet("exec", "joey rich rm --force shop", *addresses, status=None)
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_who_waits_for_its_turn_has_its_time_still(
+    desk: Desk, kit: Path, machine: Callable[..., Path], joey: Joey, tmp_path: Path
+) -> None:
+    """Three hosts that reach no other one, a narrow line: the last two wait longer than they would have left."""
+    root = debian("bookworm", "openssh-server", "sudo")
+    setup = "mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey"
+    addresses = [desk.add(f"h{n}", root, f"SetEnv=JOEY_RICH=/var/lib/joey/h{n}", setup=setup) for n in range(1, 4)]
+    desk.wait()
+    desk.fleet("deploy", "--kit", str(kit), *addresses)
+    tree = machine()
+    (tree / "large").write_bytes(b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000)))
+    joey("migrate", str(tree), "--to", f"oci:{tmp_path}/images:1")
+    for process in desk.hosts.values():
+        there = ["nsenter", "-t", str(process.pid), "-n"]
+        subprocess.run([*there, "ip", "route", "add", "prohibit", "10.99.0.0/29"], check=True)
+    narrow = ["tc", "qdisc", "add", "dev", "br0", "root", "tbf", "rate", "2mbit", "burst", "64kbit", "latency", "200ms"]
+    subprocess.run(["nsenter", "-t", str(desk.holder.pid), "-n", *narrow], check=True)
+    words = ("--with", "--network none", "--share", "--timeout", "33", f"oci:{tmp_path}/images:1", "shop", *addresses)
+    try:
+        rows = desk.json("run", *words)
+        assert [row["error"] for row in rows] == [""] * 3
+        assert max(row["seconds"] for row in rows) > 33
+    finally:
+        desk.fleet("exec", "joey rich rm --force shop", *addresses, status=None)
