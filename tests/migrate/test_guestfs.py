@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -21,9 +22,14 @@ def starts() -> bool:
         return False
     words = ["guestfish", "--ro", "-a", "/dev/null", "run"]
     environment = {"LIBGUESTFS_BACKEND": "direct", **os.environ}
+    process = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
     try:
-        return subprocess.run(words, capture_output=True, env=environment, timeout=200, check=False).returncode == 0
+        return process.wait(100) == 0
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with its machine
+        process.wait()
         return False
 
 
