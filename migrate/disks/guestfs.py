@@ -7,8 +7,10 @@ guestfs(3).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -134,15 +136,18 @@ class _Fish:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin
-        try:
+        with contextlib.suppress(OSError):
             self._process.stdin.close()
-        except OSError:
-            pass
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
+
+    def _kill(self) -> None:
+        """End it and its machine."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _listen(self) -> None:
         assert self._process.stderr
@@ -154,7 +159,7 @@ class _Fish:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin
         assert stdout
-        watch = threading.Timer(seconds, self._process.kill)
+        watch = threading.Timer(seconds, self._kill)
         watch.start()
         lines: list[str] = []
         try:
@@ -177,7 +182,8 @@ class _Fish:
 
     def copy(self, archive: str, done: Callable[[str, float], None]) -> None:
         """All files into a tar."""
-        used = sum(int(line.split()[1]) for line in self.ask("df") if line.startswith("/dev") and len(line.split()) > 2)
+        rows = [line.split() for line in self.ask("df")]
+        used = sum(int(row[2]) for row in rows if len(row) > 3 and row[0].startswith("/dev") and row[2].isdecimal())
         ended = threading.Event()
 
         def tell() -> None:
