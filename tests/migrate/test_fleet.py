@@ -266,8 +266,14 @@ def test_a_kit_is_deployed_and_rolled_back(desk: Desk, roots: dict[str, Path], t
     desk.wait()
     hosts_ = (one, f"ann@{two}")
     old, new = make_kit(tmp_path, "1"), make_kit(tmp_path, "2")
+    (old / "lib/__pycache__").mkdir()
+    (old / "lib/__pycache__/run.start").write_text("made by a joey that was run there")
     first = desk.json("deploy", "--kit", str(old), *hosts_)
     assert [row["before"] for row in first] == ["", ""]
+    assert "__pycache__" not in desk.inside("one", "ls /opt/joey/lib")
+    (old / "lib/stray").write_text("")
+    assert "lib/stray is not what" in desk.fleet("deploy", "--kit", str(old), *hosts_, status=1).stderr
+    (old / "lib/stray").unlink()
     assert has(desk, "one") == has(desk, "two") == "joey 1\n"
     assert [row["files"] for row in desk.json("deploy", "--kit", str(old), *hosts_)] == [0, 0], "nothing is done twice"
     assert desk.json("deploy", "--kit", str(new), "--dry-run", *hosts_)[0]["after"] != first[0]["after"]
@@ -534,7 +540,7 @@ def test_an_image_is_rolled_out(
     """From bare hosts to a container on each, another image of it, and back where that is not well."""
     names = ("h1", "h2", "h3")
     addresses = [
-        desk.add(name, roots["sh"], f"SetEnv=JOEY_RICH=/var/lib/joey/{name}", setup="mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey")
+        desk.add(name, roots["sh"], f"SetEnv=JOEY_RICH=/var/lib/joey/rolled-{name}", setup="mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey")
         for name in names
     ]  # fmt: skip
     desk.wait()
