@@ -237,7 +237,9 @@ def test_who_waits_for_its_turn_has_its_time_still(
     """Three hosts that reach no other one, a narrow line: the last two wait longer than they would have left."""
     root = debian("bookworm", "openssh-server", "sudo")
     setup = "mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey"
-    addresses = [desk.add(f"h{n}", root, f"SetEnv=JOEY_RICH=/var/lib/joey/waiting-h{n}", setup=setup) for n in range(1, 4)]
+    addresses = [
+        desk.add(f"h{n}", root, f"SetEnv=JOEY_RICH=/var/lib/joey/waiting-h{n}", setup=setup) for n in range(1, 4)
+    ]
     desk.wait()
     desk.fleet("deploy", "--kit", str(kit), *addresses)
     tree = machine()
