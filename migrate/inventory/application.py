@@ -11,12 +11,14 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..trees.entry import opened, read, shown
+from ..trees.entry import first_bytes, read, shown
+from . import script
 from .elf import MAGIC, parse
 
 if TYPE_CHECKING:
     from ..trees.entry import Entry, Tree
 
+_HEAD = 256
 _LARGEST_TEXT = 1 << 20
 _MOST_ELF = 5000
 _STARTERS = ("start.sh", "run.sh", "startup.sh", "entrypoint.sh", "docker-entrypoint.sh", "catalina.sh", "start", "run")
@@ -99,18 +101,16 @@ def look(tree: Tree, prefix: bytes) -> Application:
         for pattern, runtime, why, _ in _RUNTIMES:
             if pattern.search(entry.path):
                 found.runtimes.setdefault(runtime, f"{why} ({shown(entry.path)})")
-        head = _head(entry)
+        head = first_bytes(entry, _HEAD)
         if head.startswith(MAGIC) and count < _MOST_ELF:
             count += 1
             if _elf(entry, found, needed) and entry.mode & 0o111:
                 executables.append((shown(entry.path), "program"))
-        elif head.startswith(b"#!"):
-            words = head[2:].split(b"\n", 1)[0].split()
-            interpreter = words[0].decode("utf-8", "replace") if words else ""
-            if interpreter.startswith("/"):
-                found.interpreters.setdefault(interpreter, f"the script {shown(entry.path)}")
-            if interpreter.endswith("/env") and len(words) > 1:
-                command = words[2 if words[1] == b"-S" and len(words) > 2 else 1].decode("utf-8", "replace")
+        elif head.startswith(script.MAGIC):
+            path, command = script.interpreter(head)
+            if path:
+                found.interpreters.setdefault(path, f"the script {shown(entry.path)}")
+            if command:
                 found.commands.setdefault(command, f"the script {shown(entry.path)}")
             if entry.mode & 0o111:
                 executables.append((shown(entry.path), "script"))
@@ -128,14 +128,6 @@ def look(tree: Tree, prefix: bytes) -> Application:
     _health(found, executables)
     _advise(found)
     return found
-
-
-def _head(entry: Entry) -> bytes:
-    data = bytearray(min(entry.size, 256))
-    if data:
-        with opened(entry) as content:
-            content.readinto(memoryview(data))
-    return bytes(data)
 
 
 def _elf(entry: Entry, found: Application, needed: dict[str, str]) -> bool:

@@ -9,7 +9,7 @@ import io
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..trees.entry import opened
+from ..trees.entry import first_bytes
 
 if TYPE_CHECKING:
     from elftools.elf.dynamic import DynamicSegment
@@ -41,14 +41,11 @@ def parse(entry: Entry) -> Elf | None:
     from elftools.elf.dynamic import DynamicSegment
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
+    from elftools.elf.segments import InterpSegment
 
     if entry.size > _LARGEST:
         return None
-    data = bytearray(entry.size)
-    view, filled = memoryview(data), 0
-    with opened(entry) as content:
-        while filled < entry.size and (more := content.readinto(view[filled:])):
-            filled += more
+    data = first_bytes(entry, entry.size)
     found = Elf()
     try:
         elf = ELFFile(io.BytesIO(data))
@@ -56,8 +53,8 @@ def parse(entry: Entry) -> Elf | None:
         found.architecture = _ARCHITECTURES.get(elf.get_machine_arch(), "")
         dynamic = False
         for segment in elf.iter_segments():
-            if segment["p_type"] == "PT_INTERP":
-                found.interpreter = segment.get_interp_name()  # type: ignore[attr-defined]
+            if isinstance(segment, InterpSegment):
+                found.interpreter = segment.get_interp_name()
             if isinstance(segment, DynamicSegment):  # a file may be without sections
                 dynamic = True
                 _dynamic(segment, found)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from ...compat.errors import UsageError
 from ..sizes import shown_size
-from ..trees.entry import Entry, opened, read, shown, text
+from ..trees.entry import Entry, first_bytes, read, shown, text
 from ..trees.paths import MAX_LINKS
+from . import script
 from .elf import MAGIC, Elf, parse
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..trees.joined import RootTree
     from .application import Application
 
+_HEAD = 256
 _LARGEST_SCRIPT = 1 << 20
 _MOST_MISSING = 50
 # settings and data, with all that is below
@@ -114,7 +116,7 @@ class Wanted:
         """What the application's own files want."""
         entries = [entry for entry in self._tree.entries() if entry.open is not None and not entry.first]
         for entry in entries:
-            if entry.mode & 0o111 or _head(entry).startswith(MAGIC):
+            if entry.mode & 0o111 or first_bytes(entry, _HEAD).startswith(MAGIC):
                 self._own.add(entry.path.rpartition(b"/")[2].decode("utf-8", "replace"))
         for entry in entries:
             self._wants(entry, of_root=False)
@@ -250,7 +252,7 @@ class Wanted:
 
     def _wants(self, entry: Entry, of_root: bool, folders: tuple[str, ...] = ()) -> None:
         """Take what a file wants: by its ELF header, or its first line."""
-        data = _head(entry)
+        data = first_bytes(entry, _HEAD)
         who = shown(entry.path)
         if data.startswith(MAGIC):
             elf = self._elf(entry) if of_root else parse(entry)
@@ -265,24 +267,22 @@ class Wanted:
                 is_own = not of_root and library in self._own
                 self._library(library, elf, "" if is_own else who, below)
             self._runtime_of(entry.path.rpartition(b"/")[2])
-        elif data.startswith(b"#!"):
+        elif data.startswith(script.MAGIC):
             # what comes with an interpreter need not all run there
-            who = "" if of_root else who
-            self._script(entry, data[2:].split(b"\n", 1)[0].decode("utf-8", "replace").split(), who, of_root)
+            self._script(entry, *script.interpreter(data), "" if of_root else who, of_root)
 
-    def _script(self, entry: Entry, words: list[str], who: str, of_root: bool) -> None:
-        if not words or not words[0].startswith("/"):
+    def _script(self, entry: Entry, path: str, command: str, who: str, of_root: bool) -> None:
+        if not path:
             return
-        self._path(words[0], who)
-        name = words[0].rpartition("/")[2]
-        if name == "env" and len(words) > 1:
-            name = words[2 if words[1] == "-S" and len(words) > 2 else 1]
-            self._command(name, who)
+        self._path(path, who)
+        if command:
+            self._command(command, who)
+        name = command or path.rpartition("/")[2]
         self._runtime_of(name.encode())
         if name not in _SHELLS or entry.size > _LARGEST_SCRIPT:
             return
-        script = read(self._root if of_root else self._tree, entry.path, _LARGEST_SCRIPT) or b""
-        code = re.sub(r"(?m)(^|\s)#.*$", "", script.decode("utf-8", "replace"))
+        content = read(self._root if of_root else self._tree, entry.path, _LARGEST_SCRIPT) or b""
+        code = re.sub(r"(?m)(^|\s)#.*$", "", content.decode("utf-8", "replace"))
         for word in sorted(set(_WORD.findall(code))):
             if word.startswith("/"):
                 self._program(os.fsencode(word.strip("/")))
@@ -341,11 +341,3 @@ class Wanted:
         for each in trees:
             self._take_like(each)
         return True
-
-
-def _head(entry: Entry) -> bytes:
-    data = bytearray(min(entry.size, 256))
-    if data:
-        with opened(entry) as content:
-            content.readinto(memoryview(data))
-    return bytes(data)

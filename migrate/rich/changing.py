@@ -25,9 +25,7 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         old = container.rich()
         block = {"weight": rich.io_weight} if rich.io_weight != old.io_weight else {}
         block |= blocks.changes(old.io, rich.io)
-        limits = config.limits(rich) if not is_vm else {}
-        if is_vm and rich.cpus:
-            limits["cpu"] = config.limits(rich)["cpu"]
+        limits = {key: value for key, value in config.limits(rich).items() if not is_vm or key == "cpu"}
         limits |= {"blockIO": block} if block else {}
         kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
         words = [word for quota in kept for word in ("--disk-quota", quota)]

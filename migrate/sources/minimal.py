@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ...compat.errors import UsageError
@@ -27,24 +28,18 @@ class MinimalSource:
         self._paths = paths
         self._title = title
         self._picked: frozenset[bytes] = frozenset()
+        self._opened = ExitStack()
 
     def __enter__(self) -> Opened:
-        found = self._source.__enter__()
-        try:
+        with ExitStack() as stack:
+            found = stack.enter_context(self._source)
             if found.application is None:
                 raise UsageError(
                     "--root-from is for applications",
                     "a machine has a root file system of its own, an image its layers",
                 )
-            below = self._root.__enter__()
-            try:
-                self._join(found, found.application, below)
-            except BaseException:
-                self._root.__exit__(None, None, None)
-                raise
-        except BaseException:
-            self._source.__exit__(None, None, None)
-            raise
+            self._join(found, found.application, stack.enter_context(self._root))
+            self._opened = stack.pop_all()
         return found
 
     def _join(self, found: Opened, application: Application, below: Opened) -> None:
@@ -69,10 +64,7 @@ class MinimalSource:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._root.__exit__(kind, error, trace)
-        finally:
-            self._source.__exit__(kind, error, trace)
+        self._opened.close()
 
     def complete(self, wants: Callable[[Entry], bool]) -> None:
         """Have what is wanted of both."""

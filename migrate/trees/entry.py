@@ -117,12 +117,17 @@ def read(tree: Tree, path: bytes, limit: int = LARGEST_READ) -> bytes | None:
         return None
     if entry.size > limit:
         raise TreeError(f"{shown(path)} has {entry.size} bytes: too large to be what its name says")
-    data = bytearray(entry.size)
-    view = memoryview(data)
-    filled = 0
-    with opened(entry) as content:
-        while filled < entry.size and (count := content.readinto(view[filled:])):
-            filled += count
+    return first_bytes(entry, entry.size)
+
+
+def first_bytes(entry: Entry, most: int) -> bytes:
+    """The beginning of an entry's content, so many bytes at most. Raises OSError, TreeError."""
+    data = bytearray(min(entry.size, most))
+    view, filled = memoryview(data), 0
+    if data:
+        with opened(entry) as content:
+            while filled < len(data) and (count := content.readinto(view[filled:])):
+                filled += count
     return bytes(view[:filled])
 
 
@@ -146,6 +151,13 @@ def opened(entry: Entry) -> AbstractContextManager[Content]:
     """An entry's content, closed at the end of a `with`."""
     assert entry.open is not None, entry
     return _Opened(entry.open())
+
+
+def link_together(group: list[Entry], order: Callable[[bytes], bytes]) -> None:
+    """Have the first of a file's names, in a walk's order, be the one that the others are links to."""
+    lowest = min(group, key=lambda entry: order(entry.path))
+    for entry in group:
+        entry.first = b"" if entry is lowest else lowest.path
 
 
 def shown(path: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING
 
-from .entry import Entry
+from .entry import Entry, link_together
 from .indexed import IndexedTree
 from .moved import opener
 from .paths import in_order
@@ -92,9 +92,7 @@ class JoinedTree(IndexedTree):
         for first, group in groups.items():
             if first in self._own:
                 group.append(self._own[first])
-            lowest = min(group, key=lambda entry: in_order(entry.path))
-            for entry in group:
-                entry.first = b"" if entry is lowest else lowest.path
+            link_together(group, in_order)
 
     def _place(self, entry: Entry, places: dict[bytes, bytes]) -> bytes | None:
         """Where an entry of the tree goes; None for a folder in whose place the root has a link to one."""

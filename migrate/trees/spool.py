@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..image.digest import ImageError
 from ..image.layerreader import LayerReader
-from .entry import Entry
+from .entry import Entry, link_together
 from .indexed import IndexedTree
 from .paths import in_order
 
@@ -75,9 +75,7 @@ class SpoolTree(IndexedTree):
             first = self._entries.get(group[0].first)
             if first is not None and first.open is group[0].open:
                 group.append(first)
-            lowest = min(group, key=lambda entry: in_order(entry.path))
-            for entry in group:
-                entry.first = b"" if entry is lowest else lowest.path
+            link_together(group, in_order)
 
     def _read(self, path: str) -> None:
         """Index an archive. One that ends too soon gives what it has: its run was cut off."""
