@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from ...runtime.options import Arguments, Command
 from ..image import sharing
 
 
 def run(arguments: Arguments) -> int:
-    sharing.share(arguments.words[0], sharing.standard_input())
+    sharing.share(arguments.words[0], sys.stdin.buffer)
     return 0
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from ...runtime.options import Arguments, Command
 from ..image import sharing
 
 
 def run(arguments: Arguments) -> int:
-    print(sharing.take(arguments.words[0], sharing.request(sharing.standard_input())))
+    print(sharing.take(arguments.words[0], sharing.request(sys.stdin.buffer)))
     return 0
 
 

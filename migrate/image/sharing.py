@@ -17,7 +17,6 @@ import shutil
 import socket
 import socketserver
 import ssl
-import sys
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -254,7 +253,3 @@ def _receive(response: http.client.HTTPResponse, path: str, name: str, size: int
         raise SharingError(f"the blob {name} ended early")
     if digest.hexdigest() != name:
         raise SharingError(f"the blob {name} was changed on its way")
-
-
-def standard_input() -> IO[bytes]:
-    return sys.stdin.buffer

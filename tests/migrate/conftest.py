@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from ..conftest import Joey
+from .fleets import Desk
 from .guests import MIB, make_file_system, make_tree, run
 
 tempfile.gettempdir()  # as it is for all tests, before TMPDIR is another
@@ -77,3 +79,11 @@ def machine(tmp_path: Path, busybox_root: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def desk(tmp_path: Path, joey: Joey) -> Iterator[Desk]:
+    """A network namespace with joey in it, for hosts to be added."""
+    made = Desk(tmp_path / "desk", joey)
+    yield made
+    made.close()

@@ -121,13 +121,6 @@ def roots() -> dict[str, Path]:
     }
 
 
-@pytest.fixture
-def desk(tmp_path: Path, joey: Joey) -> Iterator[Desk]:
-    made = Desk(tmp_path / "desk", joey)
-    yield made
-    made.close()
-
-
 @pytest.mark.root
 @pytest.mark.slow
 def test_each_way_finds_what_joey_finds(desk: Desk, roots: dict[str, Path]) -> None:

@@ -160,31 +160,33 @@ def test_a_request_that_is_none(joey: Joey, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def desk(joey: Joey, tmp_path: Path) -> Iterator[Desk]:
-    found = Desk(tmp_path / "desk", joey)
-    yield found
-    found.close()
+def image(machine: Callable[..., Path], joey: Joey, tmp_path: Path) -> str:
+    """One of some two megabytes that no compression makes less."""
+    tree = machine()
+    (tree / "large").write_bytes(b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000)))
+    joey("migrate", str(tree), "--to", f"oci:{tmp_path}/images:1")
+    return f"oci:{tmp_path}/images:1"
+
+
+def hosts_with_kit(desk: Desk, kit: Path, tag: str, count: int) -> list[str]:
+    """Hosts h1, h2, ... by their addresses. `tag`: containers of other tests have other names on this one kernel."""
+    root, setup = debian("bookworm", "openssh-server", "sudo"), "mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey"
+    found = [
+        desk.add(f"h{number}", root, f"SetEnv=JOEY_RICH=/var/lib/joey/{tag}-h{number}", setup=setup)
+        for number in range(1, count + 1)
+    ]
+    desk.wait()
+    desk.fleet("deploy", "--kit", str(kit), *found)
+    return found
 
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_image_goes_from_host_to_host(
-    desk: Desk, kit: Path, machine: Callable[..., Path], joey: Joey, tmp_path: Path
-) -> None:
+def test_an_image_goes_from_host_to_host(desk: Desk, kit: Path, image: str) -> None:
     """Its bytes leave the desk once; a host that reaches no other one gets them from the desk all the same."""
-    root = debian("bookworm", "openssh-server", "sudo")
     names = [f"h{number}" for number in range(1, 6)]
-    addresses = [
-        desk.add(name, root, f"SetEnv=JOEY_RICH=/var/lib/joey/sharing-{name}", setup="mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey")
-        for name in names
-    ]  # fmt: skip
-    desk.wait()
-    desk.fleet("deploy", "--kit", str(kit), *addresses)
-    tree = machine()
-    (tree / "large").write_bytes(b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000)))
-    joey("migrate", str(tree), "--to", f"oci:{tmp_path}/images:1")
-    image = f"oci:{tmp_path}/images:1"
+    addresses = hosts_with_kit(desk, kit, "sharing", 5)
     for place in ("10.99.0.1/32", "10.99.0.2/31", "10.99.0.4/32"):
         there = ["nsenter", "-t", str(desk.hosts["h5"].pid), "-n"]
         subprocess.run([*there, "ip", "route", "add", "prohibit", place], check=True)
@@ -231,26 +233,15 @@ def test_an_image_goes_from_host_to_host(
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_who_waits_for_its_turn_has_its_time_still(
-    desk: Desk, kit: Path, machine: Callable[..., Path], joey: Joey, tmp_path: Path
-) -> None:
+def test_who_waits_for_its_turn_has_its_time_still(desk: Desk, kit: Path, image: str) -> None:
     """Three hosts that reach no other one, a narrow line: the last two wait longer than they would have left."""
-    root = debian("bookworm", "openssh-server", "sudo")
-    setup = "mkdir -p /var/lib/joey; mount -t tmpfs t /var/lib/joey"
-    addresses = [
-        desk.add(f"h{n}", root, f"SetEnv=JOEY_RICH=/var/lib/joey/waiting-h{n}", setup=setup) for n in range(1, 4)
-    ]
-    desk.wait()
-    desk.fleet("deploy", "--kit", str(kit), *addresses)
-    tree = machine()
-    (tree / "large").write_bytes(b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(60_000)))
-    joey("migrate", str(tree), "--to", f"oci:{tmp_path}/images:1")
+    addresses = hosts_with_kit(desk, kit, "waiting", 3)
     for process in desk.hosts.values():
         there = ["nsenter", "-t", str(process.pid), "-n"]
         subprocess.run([*there, "ip", "route", "add", "prohibit", "10.99.0.0/29"], check=True)
     narrow = ["tc", "qdisc", "add", "dev", "br0", "root", "tbf", "rate", "2mbit", "burst", "64kbit", "latency", "200ms"]
     subprocess.run(["nsenter", "-t", str(desk.holder.pid), "-n", *narrow], check=True)
-    words = ("--with", "--network none", "--share", "--timeout", "33", f"oci:{tmp_path}/images:1", "shop", *addresses)
+    words = ("--with", "--network none", "--share", "--timeout", "33", image, "shop", *addresses)
     try:
         rows = desk.json("run", *words)
         assert [row["error"] for row in rows] == [""] * 3

@@ -39,16 +39,14 @@ def roll_image(
     fleet = chosen(arguments, words)
     rollout = Rollout(Image(reference), name, arguments.text("gate"), images.send, arguments.switch("dry-run"))
     if not arguments.switch("share") or rollout.dry:
-        return roll_changes(arguments, fleet, name, what, lambda link, _: job(link, rollout))
+        return roll_changes(arguments, fleet, name, what, lambda link: job(link, rollout))
     with Sharing(len(fleet)) as sharing:
         shared = rollout._replace(send=sharing.send)
-        return roll_changes(arguments, fleet, name, what, lambda link, _: job(link, shared))
+        return roll_changes(arguments, fleet, name, what, lambda link: job(link, shared))
 
 
-def roll_changes(
-    arguments: Arguments, fleet: list[Host], name: str, what: str, job: Callable[[Link, bool], Change]
-) -> int:
-    """Do it wave by wave, note what changed, and tell; the exit status. `job` is told whether it is only to say."""
+def roll_changes(arguments: Arguments, fleet: list[Host], name: str, what: str, job: Callable[[Link], Change]) -> int:
+    """Do it wave by wave, note what changed unless it is a --dry-run, and tell; the exit status."""
     place, dry = store(arguments), arguments.switch("dry-run")
     if not dry:
         place.check()
@@ -63,7 +61,7 @@ def roll_changes(
             place.note(outcome.host.name, f"{name}: {what} failed: {outcome.error}", "", "")
         return not outcome.error
 
-    rows = roll(arguments, fleet, lambda link: job(link, dry), seen)
+    rows = roll(arguments, fleet, job, seen)
     if arguments.switch("json"):
         print(jsonio.dumps([
             {"host": row.host.name, "error": row.error, "seconds": round(row.seconds, 2),

@@ -12,9 +12,8 @@ from .shared import HOSTS, JSON, REACHING, STORE, WAVE, WORDS, chosen
 def run(arguments: Arguments) -> int:
     name, *words = arguments.words
     check_name(name)
-    return roll_changes(
-        arguments, chosen(arguments, words), name, "rollback", lambda link, dry: machines.rollback(link, name, dry)
-    )
+    fleet, dry = chosen(arguments, words), arguments.switch("dry-run")
+    return roll_changes(arguments, fleet, name, "rollback", lambda link: machines.rollback(link, name, dry))
 
 
 COMMAND = Command(
