@@ -20,7 +20,7 @@ _STYLE = (
     + """
 .top{display:flex;gap:1.5rem;align-items:center;flex-wrap:wrap}.score{font-size:2.6rem;font-weight:700;line-height:1}
 .score small{font-size:1rem;font-weight:400;color:var(--dim)}td{overflow-wrap:break-word}summary{color:var(--dim)}
-dl{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem;margin:1rem 0}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem;margin:1rem 0}
 dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 svg{width:100%;min-width:640px;height:auto;display:block}svg text{fill:#fff;font:12px system-ui,sans-serif}
 """

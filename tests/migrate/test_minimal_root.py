@@ -108,6 +108,9 @@ def small_root(folder: Path) -> Path:
 
 def test_what_is_not_there_is_told(shop: Path, joey: Joey, tmp_path: Path) -> None:
     root = small_root(tmp_path / "root")
+    other = bytearray((root / "usr/lib/libc.so.6").read_bytes())
+    other[18:20] = (183).to_bytes(2, "little")  # e_machine: AArch64
+    (root / "usr/lib/libm.so.6").write_bytes(other)
     (shop / "start.sh").write_text("#!/usr/bin/env ruby\n")
     _, *missing = warnings(joey, shop, f"{tmp_path}/out:shop", "--root-from", str(root))
     assert sorted(line.partition(" wants ")[2].partition(",")[0] for line in missing) == [
