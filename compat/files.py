@@ -65,6 +65,19 @@ def write_atomically(path: str, text: str | bytes, mode: int = 0o600) -> None:
     os.rename(temporary, path)
 
 
+def drop_abandoned(path: str) -> None:
+    """Remove what writers of `path` left that were killed. The caller knows that nobody writes it now."""
+    folder, name = os.path.split(path)
+    for entry in os.listdir(folder or "."):
+        if is_abandoned(entry, name):
+            os.unlink(os.path.join(folder, entry))
+
+
+def is_abandoned(entry: str, name: str) -> bool:
+    """Whether a name in a folder is what a killed writer of the file `name` left beside it."""
+    return entry.startswith(f"{name}.") and entry.endswith(".tmp") and entry[len(name) + 1 : -4].isdigit()
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte: one write(2) may take fewer than it is given. Raises OSError."""
     view = memoryview(data)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...compat import libc
 from ...compat.constants import RESOLVE_IN_ROOT
 from ...compat.errors import JoeyError, KernelError
-from ...compat.files import read_text, write_atomically
+from ...compat.files import drop_abandoned, is_abandoned, read_text, write_atomically
 from ...runtime.commands.spec import template
 from ..trees import entry as trees
 from ..trees.folder import FolderTree
@@ -64,8 +64,7 @@ def unpack(image: Image, folder: str, limits: Limits, progress: Progress, native
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
-        names = set(os.listdir(folder))
-        if names and _PROGRESS not in names:
+        if not can_take(folder):
             raise JoeyError(f"{folder} is there already and not empty", "name a new folder", "exists") from None
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -73,6 +72,8 @@ def unpack(image: Image, folder: str, limits: Limits, progress: Progress, native
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JoeyError(f"another joey unpacks to {folder} now", slug="exists") from None
+        for name in (_PROGRESS, "config.json"):
+            drop_abandoned(f"{folder}/{name}")
         warnings = _layers(image, folder, limits, progress, has_openat2() if native is None else native)
         config = config_of(image, FolderTree(f"{folder}/rootfs"), os.path.basename(os.path.abspath(folder)))
         write_atomically(f"{folder}/config.json", json.dumps(config, indent=2) + "\n", 0o644)
@@ -85,7 +86,7 @@ def unpack(image: Image, folder: str, limits: Limits, progress: Progress, native
 def can_take(folder: str) -> bool:
     """Whether a bundle can be made in a folder that is there: an empty one, or one that a killed run left."""
     names = os.listdir(folder)
-    return not names or _PROGRESS in names
+    return _PROGRESS in names or all(is_abandoned(name, _PROGRESS) for name in names)
 
 
 def _layers(image: Image, folder: str, limits: Limits, progress: Progress, native: bool) -> list[str]:

@@ -13,7 +13,7 @@ import secrets
 from typing import Any
 
 from ...compat.errors import JoeyError
-from ...compat.files import write_all
+from ...compat.files import drop_abandoned, write_all
 from . import digest as digests
 from .digest import ImageError
 
@@ -47,6 +47,8 @@ class Layout:
                 for name in os.listdir(f"{self.path}/blobs/sha256"):
                     if name.startswith(_TEMPORARY):
                         os.unlink(f"{self.path}/blobs/sha256/{name}")
+                for name in ("oci-layout", "index.json"):
+                    drop_abandoned(f"{self.path}/.{name}")
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
         except BaseException:
             self.close()

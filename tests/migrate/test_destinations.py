@@ -119,6 +119,9 @@ def test_a_killed_run_leaves_no_half_image_and_the_next_goes_on(ext4: Path, joey
         if (tmp_path / "images/index.json").exists():  # the last thing that is written: then all is there
             joey("image", "verify", f"{tmp_path}/images:it")
             shutil.rmtree(tmp_path / "images")
+        (tmp_path / "images/blobs").mkdir(parents=True, exist_ok=True)
+        name = "index.json" if (tmp_path / "images/oci-layout").exists() else "oci-layout"
+        (tmp_path / f"images/.{name}.{process.pid}.tmp").write_text("{")  # a kill that a turn seldom meets
         kept = kept or any(path.suffix == ".raw" for path in work.rglob("*"))
         assert str(work) not in Path("/proc/self/mountinfo").read_text()
     assert kept
@@ -126,6 +129,7 @@ def test_a_killed_run_leaves_no_half_image_and_the_next_goes_on(ext4: Path, joey
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["manifest"]
     assert list(work.iterdir()) == [], "what was made on the way goes when it is done"
+    assert sorted(os.listdir(tmp_path / "images")) == ["blobs", "index.json", "oci-layout"]
     assert str(tmp_path) not in run("losetup", "-a")
     joey("image", "verify", f"{tmp_path}/images:it")
     names = [path.name for path in (tmp_path / "images/blobs/sha256").iterdir()]

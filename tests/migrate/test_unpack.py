@@ -221,6 +221,26 @@ def test_a_killed_run_goes_on(joey: Joey, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+def test_a_run_killed_amid_a_note_goes_on(joey: Joey, tmp_path: Path) -> None:
+    """Of each file that is written beside its place and renamed, the file is there and its place is not."""
+    layout = image(tmp_path, archive(("f", "file", b"1")))
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / ".joey-unpack.json.77.tmp").write_text('{"ima')
+    (target / "config.json.77.tmp").write_text("{")
+    done = joey("image", "unpack", str(layout), str(target), check=False)
+    assert done.returncode == 1, "a config.json's half is not of a run that had noted nothing"
+    (target / "config.json.77.tmp").unlink()
+    joey("image", "unpack", str(layout), str(target))
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "rootfs"]
+    (target / "config.json").rename(target / "config.json.77.tmp")
+    manifest = json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]
+    (target / ".joey-unpack.json").write_text(json.dumps({"image": manifest, "layers": 1}))
+    joey("image", "unpack", str(layout), str(target))
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "rootfs"]
+
+
+@pytest.mark.root
 def test_as_a_plain_user(tree: Path, joey: Joey, tmp_path: Path) -> None:
     """Owners are kept in an attribute, devices are empty files, and umoci packs the same owners again."""
     run("tar", "-C", tree, "--format=posix", "--exclude=./var/lib/sock", "-cf", tmp_path / "one.tar", ".")
