@@ -79,8 +79,8 @@ else:
 
 __all__ = [
     "Array", "Structure", "addressof", "byref", "c_char_p", "c_int", "c_int32", "c_long", "c_size_t", "c_uint",
-    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "create_string_buffer", "function", "get_errno",
-    "set_errno", "sizeof",
+    "c_uint32", "c_uint64", "c_ulong", "c_ushort", "c_void_p", "create_string_buffer", "function", "function_at",
+    "get_errno", "set_errno", "sizeof",
 ]  # fmt: skip
 
 
@@ -97,6 +97,14 @@ def function(name: str, restype: type, *argtypes: type, locked: bool = False) ->
     `locked` keeps the interpreter's lock over the call.
     """
     made: Any = (_LockedFunction if locked else _Function)((name, _Library))
+    made.restype = restype
+    made.argtypes = argtypes
+    return made  # type: ignore[no-any-return]
+
+
+def function_at(address: int, restype: type, *argtypes: type) -> Callable[..., int]:
+    """A function of machine code in memory."""
+    made: Any = _Function(address)
     made.restype = restype
     made.argtypes = argtypes
     return made  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The shim's machine code for x86-64, made by tools/gen_shim from tools/shim/. Not edited by hand."""
+"""The shim's machine code for x86-64, made by tools/gen_code from tools/shim/. Not edited by hand."""
 
 CODE = bytes.fromhex(
     "eb66660f1f440000488d64248051e85500000059488da42480000000ffe16690000000000000000000000000000000000000000000000000"

@@ -17,6 +17,7 @@ from ..errors import JoeyError
 from ..process import close_all_but
 from . import guard, ptrace, refusal
 from .errands import EXECS, FAULTS, Errand, is_fault
+from .stops import CALL_STOP, Inside, Stops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,28 +26,28 @@ if TYPE_CHECKING:
     from .errands import Work
     from .handler import Handler
 
-_SIGTRAP, _SIGSTOP, _SIGCONT, _SIGKILL = 5, 19, 18, 9
+_SIGSTOP, _SIGCONT, _SIGKILL = 19, 18, 9
 _STOPPING = frozenset((19, 20, 21, 22))
 _GETPID = 39
-_CALL_STOP = (_SIGTRAP | 0x80) << 8 | 0x7F  # with PTRACE_O_TRACESYSGOOD
 _GROUP_STOP_POLL = 0.02  # seconds
-_FAIR_AFTER = 16  # stops
-_KNOWN_CALLS = 512  # numbers that handlers are asked about beforehand
 _ENOSYS = -38 & ptrace.NO_CALL
 _OLDEST_LAST = 298  # calls up to here are in every kernel: they never answer ENOSYS
 
 
 class Options:
     """How to trace: `seccomp`: the tracees install the filter; `seize` and `exitkill`: the kernel has PTRACE_SEIZE and
-    PTRACE_O_EXITKILL. `handlers` in the order in which they are asked."""
+    PTRACE_O_EXITKILL. `handlers` in the order in which they are asked. `native`: not Python alone (stops.py)."""
 
-    __slots__ = ("exitkill", "handlers", "seccomp", "seize")
+    __slots__ = ("exitkill", "handlers", "native", "seccomp", "seize")
 
-    def __init__(self, handlers: list[Handler], seccomp: bool, seize: bool, exitkill: bool) -> None:
+    def __init__(
+        self, handlers: list[Handler], seccomp: bool, seize: bool, exitkill: bool, native: bool = True
+    ) -> None:
         self.handlers = handlers
         self.seccomp = seccomp
         self.seize = seize
         self.exitkill = exitkill
+        self.native = native
 
 
 class Tracer:
@@ -59,20 +60,15 @@ class Tracer:
         self.options = options
         self.by_filter = options.seccomp
         self.registers = (cdata.c_ulong * ptrace.REGISTERS)()
-        self.inside: dict[int, Callable[[int], None] | None] = {}  # threads in a call, and what to do at its end
+        self.inside = Inside()
         self.errands: dict[int, Errand] = {}  # calls that are being made in a thread's name
         self._handlers = options.handlers
-        self._quiet = frozenset(
-            number
-            for number in range(_KNOWN_CALLS)
-            if number not in EXECS and not any(item.looks_at(number) for item in self._handlers)
-        )
         self._go = k.PTRACE_CONT if options.seccomp else k.PTRACE_SYSCALL
+        self._stops = Stops(self._handlers, self._go, self.inside, options.native)
         self._known: set[int] = set()
         self.on_broken: Callable[[int, Exception], None] = _ignore  # before a process is killed that can't go on
         self._parking: dict[int, int] = {}  # threads in an exec, and the first of each one's process
         self._parked: dict[int, int] = {}  # such first ones, and the stop each is in
-        self._waiting: list[tuple[int, int]] = []  # stops and ends that are to be looked at
         self._unborn: set[int] = set()  # new ones whose first SIGSTOP is still to come
         self._parents: dict[int, int] = {}  # of new ones that have not stopped yet
         self._stopped: set[int] = set()  # in a group stop, on kernels that can't listen for its end
@@ -117,27 +113,19 @@ class Tracer:
             os.kill(self._guard, _SIGKILL)  # nothing is left to guard; a pid may be somebody else's by now
 
     def _run(self) -> None:
-        waitpid, request, go, inside, quiet = os.waitpid, ptrace.request, self._go, self.inside, self._quiet
-        peekuser, number = ptrace.PEEKUSER, ptrace.ORIG_RAX * 8
-        turn = 0
+        request, go, inside, stops = ptrace.request, self._go, self.inside, self._stops
         while self._known:
-            options = ptrace.WALL | (os.WNOHANG if self._stopped else 0)
-            if not self._waiting:
-                try:
-                    self._waiting.append(waitpid(-1, options))
-                except ChildProcessError:
-                    return
-                turn += 1
-                if turn % _FAIR_AFTER == 0:
-                    self._collect()
-            pid, status = self._waiting.pop()  # the newest: an older one of the same pid was another thread's
-            if self._parking and self._is_parked(pid, status):
+            every = bool(self._parking)
+            try:
+                pid, status = stops.next(not self._stopped, every)
+            except ChildProcessError:
+                return
+            if every and self._is_parked(pid, status):
                 continue
-            if status == _CALL_STOP:
-                # nearly all stops: a call's begin and end, and nothing to do
+            if status == CALL_STOP:
                 if pid not in inside:
                     inside[pid] = None
-                    if request(peekuser, pid, number, 0) in quiet or not self._entered(pid):
+                    if (every and stops.is_quiet(pid)) or not self._entered(pid):
                         request(go, pid, 0, 0)
                 elif after := inside.pop(pid):
                     after(pid)
@@ -152,15 +140,6 @@ class Tracer:
                 self._ended(pid)
                 self.on_end(pid, status)
 
-    def _collect(self) -> None:
-        """Take all that wait by now before any goes on: wait(2) would give the first of its list again and again, as
-        long as that one stops again at once (seen on Linux 2.6.32)."""
-        try:
-            while (found := os.waitpid(-1, ptrace.WALL | os.WNOHANG))[0]:
-                self._waiting.append(found)
-        except ChildProcessError:
-            pass  # the one at hand is the last
-
     def park_first(self, pid: int) -> None:
         """A thread is let go on to its exec. Where it is not the first of its process, that one stays where it stops
         next, until the thread is seen again: its pid is the thread's by then, and what was meant for it would let the
@@ -174,7 +153,7 @@ class Tracer:
         event = status >> 16
         first = self._parking.pop(pid, 0) if event != ptrace.EVENT_SECCOMP else 0  # on the way into its exec
         if first in self._parked:
-            self._waiting.append((first, self._parked.pop(first)))
+            self._stops.again(first, self._parked.pop(first))
         stopped = status & 0x7F == 0x7F and event != ptrace.EVENT_EXEC
         if stopped and pid in self._parking.values():
             self._parked[pid] = status
@@ -194,9 +173,10 @@ class Tracer:
     def forget(self, pid: int) -> None:
         """A thread is no more."""
         self._known.discard(pid)
-        for table in (self.inside, self.errands, self._infos, self._parents, self._parking, self._parked):
+        for table in (self.errands, self._infos, self._parents, self._parking, self._parked):
             table.pop(pid, None)
-        self._waiting = [found for found in self._waiting if found[0] != pid]
+        self.inside.pop(pid)
+        self._stops.drop(pid)
         self._unborn.discard(pid)
         self._stopped.discard(pid)
         for handler in self._handlers:
@@ -323,7 +303,7 @@ class Tracer:
             self.inside[pid] = lambda at: refusal.say_and_kill(self, at)
             return k.PTRACE_SYSCALL
         # what was the first thread's, whose place another has taken by its exec
-        self._waiting = [found for found in self._waiting if found[0] != pid]
+        self._stops.drop(pid)
         self._parked.pop(pid, None)
         self._parking = {thread: first for thread, first in self._parking.items() if first != pid}
         former = ptrace.event_message(pid)  # the thread that made the call, where it was not the first
@@ -343,7 +323,7 @@ class Tracer:
         if not self.options.seccomp:
             self.inside[pid] = None
         else:
-            self.inside.pop(pid, None)
+            self.inside.pop(pid)
         return self._go
 
     # --- what handlers use --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..compat.shim.test_rewrite import TOP, through
 
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON = "/usr/bin/python3"
-WAYS = ("rewritten-libc", "tracer", "tracer --no-seize --no-exitkill", "tracer-seccomp")
+WAYS = ("rewritten-libc", "tracer", "tracer --no-code", "tracer --no-seize --no-exitkill", "tracer-seccomp")
 
 pytestmark = [
     pytest.mark.root,

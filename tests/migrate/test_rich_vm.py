@@ -48,10 +48,6 @@ def launch(rich: Rich, kernel: str, root: Path, *words: str, name: str = "one", 
                 *words, timeout=300)  # fmt: skip
 
 
-def test_the_agent_is_what_its_source_makes() -> None:
-    subprocess.run([TOP / "tools/gen_agent", "--check"], check=True)
-
-
 def test_the_initial_file_system_is_what_cpio_reads(tmp_path: Path) -> None:
     data = boot.cpio([("a", 0o40755, b""), ("a/b", 0o100640, b"odd")]) + boot.cpio([("links", 0o100644, b"more")])
     names = subprocess.run(["cpio", "-i", "-t", "--quiet"], input=data[: data.index(b"TRAILER")] + data[data.index(b"TRAILER") :],

@@ -1,6 +1,6 @@
 /* joey's agent in a virtual machine: runs commands for the host, which asks by virtio-serial ports.
  *
- * It needs nothing of the machine: no C library, no program, no file but what it was started from. tools/gen_agent compiles
+ * It needs nothing of the machine: no C library, no program, no file but what it was started from. tools/gen_code compiles
  * it into migrate/rich/vm/agentcode.py. x86-64.
  *
  *   agent serve ROOT PORT...        serve requests on ports, from a process in the background; they run in ROOT

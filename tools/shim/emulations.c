@@ -6,7 +6,7 @@
  * that changes, so threads, signal handlers and vfork children may all be in it at once. It uses no vector registers,
  * for a system call leaves those alone, and little stack, for goroutines have little.
  *
- * tools/gen_shim compiles this file into compat/shim/code.py.
+ * tools/gen_code compiles this file into compat/shim/code.py.
  *
  * A path or a structure at an address that can't be read is a SIGSEGV here where the kernel answers EFAULT.
  *

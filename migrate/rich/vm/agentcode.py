@@ -1,4 +1,4 @@
-"""joey's agent for virtual machines (x86-64), made by tools/gen_agent from tools/guest/. Not edited by hand."""
+"""joey's agent for virtual machines (x86-64), made by tools/gen_code from tools/guest/. Not edited by hand."""
 
 import base64
 import zlib
