@@ -83,9 +83,8 @@ def limit_bounding(keep: int, highest: int) -> None:
             libc.prctl(PR_CAPBSET_DROP, number)
 
 
-def set_ambient(bits: int) -> None:
-    """Make `bits` the ambient set; each must be permitted and inheritable. Linux 4.3."""
-    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+def raise_ambient(bits: int) -> None:
+    """Add `bits` to the ambient set; each must be permitted and inheritable. Linux 4.3."""
     for number in range(bits.bit_length()):
         if bits >> number & 1:
             libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)

@@ -58,16 +58,27 @@ def _loads_by_package(text: str) -> Any:
 
 
 def dumps(value: object) -> str:
-    """One line of JSON, ASCII only, keys in the order given."""
+    """One line of JSON without blanks, ASCII only, keys in the order given."""
     try:
         from _json import encode_basestring_ascii, make_encoder
 
-        encode = make_encoder(None, _refuse, encode_basestring_ascii, None, ": ", ", ", False, False, False)
+        encode = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)
         return "".join(encode(value, 0))
     except (ImportError, TypeError):
         import json
 
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def indented(value: object, margin: str = "") -> str:
+    """The same on lines of its own, for people."""
+    inner = margin + "  "
+    if isinstance(value, dict) and value:
+        rows = ",\n".join(f"{inner}{dumps(key)}: {indented(item, inner)}" for key, item in value.items())
+        return f"{{\n{rows}\n{margin}}}"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(inner + indented(item, inner) for item in value) + f"\n{margin}]"
+    return dumps(value)
 
 
 def _scanner() -> Callable[[str, int], tuple[Any, int]] | None:

@@ -362,12 +362,12 @@ def _mount_steps(
         from .steps.views import ShowViews
 
         out.append(ShowViews(root, state))
-    dev_is_bound = any(is_bind(entry) and os.path.normpath(entry["destination"]) == "/dev" for entry in bundle.mounts)
-    if not dev_is_bound:
+    covered = {os.path.normpath("/" + entry["destination"].lstrip("/")): is_bind(entry) for entry in bundle.mounts}
+    if not covered.get("/dev"):
         by = plan.mechanism("device-nodes")
         asked = bundle.linux.get("devices") or []
         made = [bundle.users.device(device) for device in asked] if bundle.users else asked
-        out.append(devices.MakeDevices(root, made, by))
+        out.append(devices.MakeDevices(root, made, by, covered))
     out.append(rootfs.MakeWorkingDirectory(root, bundle.process["cwd"]))
     return out, read_only
 
@@ -382,7 +382,8 @@ def _enter_steps(
     if bundle.hooks("prestart") or bundle.hooks("createRuntime"):
         out.append(process.WaitForParent(channel, b"mounted"))
     if bundle.hooks("createContainer"):
-        out.append(process.RunContainerHooks("createContainer", bundle.hooks("createContainer"), state.oci("creating")))
+        hooks = bundle.hooks("createContainer")
+        out.append(process.RunContainerHooks("createContainer", hooks, state.oci("creating"), cwd=root.path))
     if bundle.linux.get("readonlyPaths"):
         out.append(rootfs.ProtectPaths(root, bundle.linux["readonlyPaths"]))
     if plan.mechanism("layers") == "hard-links":

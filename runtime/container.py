@@ -25,7 +25,8 @@ def start(container: State) -> None:
     try:
         status = container.status()
         if status != "created":
-            raise StateError(f"cannot start a container that is {status}: {container.id}", slug="not-created")
+            words = "an already running container" if status == "running" else f"a container that is {status}"
+            raise StateError(f"cannot start {words}: {container.id}", slug="not-created")
         path = f"{container.folder}/{START_SOCKET}"
         channel = Channel()
         channel.program = lambda: str(container.config().process["args"][0])
@@ -135,7 +136,7 @@ def _run_poststop(container: State, hooks: list[dict[str, Any]]) -> None:
 
     for hook in hooks:
         try:
-            run_hooks("poststop", [hook], container.oci("stopped"))
+            run_hooks("poststop", [hook], container.oci("stopped"), container.bundle)
         except StepError as error:
             log.warn(str(error))
 

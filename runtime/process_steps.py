@@ -86,7 +86,7 @@ def process_steps(
                 user,
                 what.get("capabilities") or {},
                 plan.mechanism("capabilities.bounding") == "native",
-                plan.mechanism("capabilities.ambient") == "native",
+                plan.mechanism("capabilities.ambient") == "native" or user.get("uid", 0) == 0,
             )
         )
     if no_new_privs:

@@ -27,6 +27,14 @@ _BLKIO_V1_OLD = (
     ("blkio.throttle.io_service_bytes", "ioServiceBytesRecursive"),
     ("blkio.throttle.io_serviced", "ioServicedRecursive"),
 )
+_CPUSET_V1 = (
+    ("cpus", "cpus"), ("cpu_exclusive", "cpu_exclusive"), ("mems", "mems"), ("mem_exclusive", "mem_exclusive"),
+    ("mem_hardwall", "mem_hardwall"), ("memory_migrate", "memory_migrate"),
+    ("memory_spread_page", "memory_spread_page"), ("memory_spread_slab", "memory_spread_slab"),
+    ("memory_pressure", "memory_pressure"), ("sched_load_balance", "sched_load_balance"),
+    ("sched_relax_domain_level", "sched_relax_domain_level"),
+)  # fmt: skip
+_CPUSET_V2 = (("cpus.effective", "cpus"), ("mems.effective", "mems"))
 _IO_STAT = (("rbytes", "ioServiceBytesRecursive", "Read"), ("wbytes", "ioServiceBytesRecursive", "Write"),
             ("rios", "ioServicedRecursive", "Read"), ("wios", "ioServicedRecursive", "Write"))  # fmt: skip
 
@@ -35,7 +43,7 @@ def stats(cgroup: Cgroup) -> dict[str, Any]:
     """The `data` member of a stats event."""
     return {
         "cpu": _cpu(cgroup),
-        "cpuset": {},
+        "cpuset": _cpuset(cgroup),
         "memory": _memory(cgroup),
         "pids": _pids(cgroup),
         "blkio": _blkio(cgroup),
@@ -70,10 +78,11 @@ def _cpu(cgroup: Cgroup) -> dict[str, Any]:
         throttling = _throttling(values, values.get("throttled_usec", 0) * 1000)
     elif group is not None:
         ticks = _table(group, "cpuacct.stat")
-        percpu = files.read_line(f"{group.path}/cpuacct.usage_percpu").split()
         usage = {
             "total": _number(group, "cpuacct.usage"),
-            "percpu": [int(word) for word in percpu],
+            "percpu": _numbers(group, "cpuacct.usage_percpu"),
+            "percpu_kernel": _numbers(group, "cpuacct.usage_percpu_sys"),  # Linux 4.7
+            "percpu_user": _numbers(group, "cpuacct.usage_percpu_user"),
             "kernel": ticks.get("system", 0) * _TICK,
             "user": ticks.get("user", 0) * _TICK,
         }
@@ -82,6 +91,26 @@ def _cpu(cgroup: Cgroup) -> dict[str, Any]:
             values = _table(cpu, "cpu.stat")
             throttling = _throttling(values, values.get("throttled_time", 0))
     return {"usage": usage, "throttling": throttling}
+
+
+def _numbers(group: Group, file: str) -> list[int]:
+    return [int(word) for word in files.read_line(f"{group.path}/{file}").split()]
+
+
+def _cpuset(cgroup: Cgroup) -> dict[str, Any]:
+    group = cgroup.group_of("cpuset")
+    if group is None:
+        return {}
+    out: dict[str, Any] = {}
+    names = _CPUSET_V2 if group.version == 2 else _CPUSET_V1
+    for file, key in names:
+        word = files.read_line(f"{group.path}/cpuset.{file}")
+        if key in ("cpus", "mems"):
+            ranges = (part.partition("-")[::2] for part in word.split(",") if part)
+            out[key] = [number for low, high in ranges for number in range(int(low), int(high or low) + 1)]
+        elif word.isdigit():
+            out[key] = int(word)
+    return {key: value for key, value in out.items() if value}
 
 
 def _throttling(values: dict[str, int], nanoseconds: int) -> dict[str, int]:

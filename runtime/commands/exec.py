@@ -9,16 +9,18 @@ from ...compat.constants import CAPABILITIES
 from ...compat.errors import BundleError, JoeyError, StateError, UsageError
 from ...compat.process import check_passed_fds
 from .. import bundle as bundles
-from .. import launch, schema
+from .. import launch, log, schema
 from ..enter import enter_steps
 from ..foreground import Foreground
 from ..needs import copy_needs, exec_needs
 from ..options import Arguments, Command, Option
 from ..state import State
 from .common import container_of
-from .planning import PLAN_OPTIONS, plan_here, say_unknown_capabilities, seal, trace_as_chosen
+from .planning import PLAN_OPTIONS, plan_here, say_capabilities, seal, trace_as_chosen
 
 EXEC_FAILED = 255
+# what a process that leaves it out has of the container's own
+_INHERITED = ("apparmorProfile", "capabilities", "ioPriority", "oomScoreAdj", "rlimits", "scheduler", "selinuxLabel")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +31,6 @@ def run(arguments: Arguments) -> int:
     check_passed_fds(arguments.number("preserve-fds", 0))  # before joey opens any of its own
     try:
         return _exec(arguments, container_of(arguments))
-    except UsageError:
-        raise
     except JoeyError as error:
         # runc's status for what it could not run, so that its clients tell it from the program's own
         raise JoeyError(f"exec failed: {error.message}", error.hint, error.slug, EXEC_FAILED) from None
@@ -57,7 +57,7 @@ def _exec(arguments: Arguments, state: State) -> int:
     seal(plan, again=arguments.text("process") != "-")  # standard input can't be read twice
     # its programs as the container's are, its profile by this plan
     trace_as_chosen(lambda feature: plan.mechanism(feature) or state.mechanisms.get(feature, ""), bundle)
-    say_unknown_capabilities(bundle)
+    say_capabilities(bundle)
     foreground = None if detach else Foreground(subreaper=False)
     keep = arguments.number("preserve-fds", 0)
     start = enter_steps(state, bundle, plan, socket, keep, sub_groups(arguments.many("cgroup")))
@@ -90,7 +90,8 @@ def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
             raise BundleError("", f"--process {path} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise BundleError("process", "expected an object")
-        return value
+        kept = {key: bundle.process[key] for key in _INHERITED if key in bundle.process}
+        return {**kept, **value}
     words = arguments.words[1:]
     if not words:
         raise UsageError("no program given", "joey exec ID PROGRAM [ARGUMENT...], or --process FILE")
@@ -116,7 +117,8 @@ def _process(arguments: Arguments, bundle: bundles.Bundle) -> dict[str, Any]:
     sets = {name: list(names) for name, names in (process.get("capabilities") or {}).items()}
     for name in arguments.many("cap"):
         if name not in CAPABILITIES:
-            raise UsageError(f'--cap: unknown capability "{name}"')
+            log.warn(f"--cap: nobody knows {name}; ignored")
+            continue
         for key in ("bounding", "effective", "permitted"):
             sets.setdefault(key, []).append(name)
     process["capabilities"] = sets

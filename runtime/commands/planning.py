@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from ...compat import capabilities
+from ...compat.constants import CAPABILITIES
 from ...compat.errors import UsageError
 from ...compat.seccomp.words import allows
 from ...probes.cache import cached_or_probed
@@ -221,7 +223,18 @@ def say_losses(made: Plan) -> None:
         log.warn(f"{choice.feature}: {choice.mechanism} is used: {choice.lost}")
 
 
-def say_unknown_capabilities(bundle: bundles.Bundle) -> None:
-    """The runtime-spec asks for a warning, not an error."""
+def say_capabilities(bundle: bundles.Bundle) -> None:
+    """Tell of those that the process does not get. The runtime-spec asks for a warning, not an error."""
     for name in bundles.unknown_capabilities(bundle.process):
         log.warn(f"process.capabilities: nobody knows {name}; ignored")
+    sets = {kind: set(names) & set(CAPABILITIES) for kind, names in (bundle.process.get("capabilities") or {}).items()}
+    if beyond := sets.get("effective", set()) - sets.get("permitted", set()):
+        log.warn(f"process.capabilities.effective: not permitted, so not there: {' '.join(sorted(beyond))}")
+    if beyond := sets.get("ambient", set()) - (sets.get("permitted", set()) & sets.get("inheritable", set())):
+        log.write("warning", f"process.capabilities.ambient: not permitted and inheritable: {' '.join(sorted(beyond))}")
+    if os.geteuid() != 0 or "user" in bundle.namespaces or bundle.users:
+        return  # a namespace has all of its own
+    wanted = sets.get("permitted", set()) | sets.get("bounding", set())
+    mine = capabilities.get()[1]
+    if lacking := sorted(name for name in wanted if not mine >> CAPABILITIES.index(name) & 1):
+        log.warn(f"process.capabilities: joey has not got them to give: {' '.join(lacking)}")

@@ -2,44 +2,75 @@
 
 from __future__ import annotations
 
-from ...compat import files, jsonio
+import os
+import time
+
+from ...compat import files, jsonio, process
 from ...compat.errors import StateError, UsageError
 from .. import members
 from ..options import Arguments, Command, Option
 from .common import container_of
 from .list import print_table
+from .state import owner_name
+
+_PPID, _TTY, _UTIME, _STIME, _START = 1, 4, 11, 12, 19  # of proc(5)'s stat, from the state on
 
 
 def run(arguments: Arguments) -> int:
     state = container_of(arguments)
     pids = members.pids(state)
     if arguments.text("format") == "json":
-        print(jsonio.dumps(pids))
+        print(jsonio.dumps(pids or None))
         return 0
     if arguments.text("format") != "table":
         raise UsageError(f'--format: unknown format "{arguments.text("format")}"', "formats: table, json")
     if len(arguments.words) > 1:
         return _by_program(pids, arguments.words[1:])
-    table = [["UID", "PID", "PPID", "STATE", "COMMAND"]]
-    for pid in pids:
-        row = _row(pid)
-        if row:
-            table.append(row)
-    print_table(table)
+    print_table([["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], *filter(None, map(_row, pids))])
     return 0
 
 
 def _row(pid: int) -> list[str]:
+    """A process as ps(1) -f shows it; empty where it has ended."""
     try:
-        fields = {}
-        for line in files.read_text(f"/proc/{pid}/status").splitlines():
-            name, _, value = line.partition(":")
-            fields[name] = value.split()
+        name, fields = process.stat(pid)
+        uid = os.stat(f"/proc/{pid}").st_uid
         words = files.read_text(f"/proc/{pid}/cmdline").split("\0")
+        up = float(files.read_line("/proc/uptime").split()[0])
     except OSError:
         return []
-    command = " ".join(words).strip() or f"[{fields['Name'][0]}]"
-    return [fields["Uid"][0], str(pid), fields["PPid"][0], fields["State"][0], command]
+    if not fields:
+        return []
+    ticks = os.sysconf("SC_CLK_TCK")
+    used = (int(fields[_UTIME]) + int(fields[_STIME])) // ticks
+    lived = max(up - int(fields[_START]) / ticks, 0.0)
+    began = time.time() - lived
+    begun = time.strftime(
+        "%H:%M" if time.localtime(began)[:3] == time.localtime()[:3] else "%b%d", time.localtime(began)
+    )
+    spent = f"{used // 3600:02}:{used // 60 % 60:02}:{used % 60:02}"
+    share = str(min(int(100 * used / lived), 99)) if lived >= 1 else "0"
+    command = " ".join(words).strip() or f"[{name}]"
+    return [
+        owner_name(uid) or str(uid),
+        str(pid),
+        fields[_PPID],
+        share,
+        begun,
+        _terminal(int(fields[_TTY])),
+        spent,
+        command,
+    ]
+
+
+def _terminal(number: int) -> str:
+    """The name of a terminal by its device number. Source: the kernel's admin-guide/devices.txt."""
+    major, minor = os.major(number), os.minor(number)
+    if 136 <= major <= 143:
+        return f"pts/{(major - 136) * 256 + minor}"
+    if major == 4:
+        return f"tty{minor}" if minor < 64 else f"ttyS{minor - 64}"
+    return "?" if not number else "console" if (major, minor) == (5, 1) else f"{major}:{minor}"
 
 
 def _by_program(pids: list[int], words: list[str]) -> int:

@@ -23,8 +23,8 @@ from .planning import (
     QUOTA_OPTION,
     VIEWS_OPTION,
     plan_container_here,
+    say_capabilities,
     say_losses,
-    say_unknown_capabilities,
     seal,
 )
 
@@ -55,7 +55,7 @@ def make(arguments: Arguments, detach: bool, wait_for_start: bool) -> tuple[Stat
     plan = plan_container_here(bundle, arguments, make_root=not arguments.switch("dry-run"))
     if not arguments.switch("dry-run"):
         seal(plan)
-    say_unknown_capabilities(bundle)
+    say_capabilities(bundle)
     _tell_of_sockets(bundle)
     options = Options(
         console_socket=arguments.text("console-socket"),

@@ -44,14 +44,12 @@ UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 def run(arguments: Arguments) -> int:
     state = container_of(arguments)
     if state.status() == "stopped":
-        raise StateError(f"cannot update a container that is stopped: {state.id}", slug="not-running")
+        raise StateError(f"container not running: {state.id}", slug="not-running")
     for name in ("l3-cache-schema", "mem-bw-schema"):
         if arguments.given(name):
             raise UsageError(f"--{name}: joey has no Intel RDT support")
     change = _from_file(arguments.text("resources")) if arguments.given("resources") else _from_options(arguments)
     quotas = arguments.many("disk-quota")
-    if not change and not arguments.given("resources") and not quotas:
-        raise UsageError("nothing to change", "give --resources FILE, or a limit such as --memory 512m")
     schema.RESOURCES(change, "")
     bundle = state.config()
     versions = state.cgroup.versions()

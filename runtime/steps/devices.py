@@ -14,6 +14,7 @@ from . import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 # path, major, minor; config-linux.md "Default Devices"
@@ -29,18 +30,20 @@ _DEVICE_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": s
 class MakeDevices(Step):
     """The default devices, those of `linux.devices`, and the links in /dev."""
 
-    __slots__ = ("by", "devices", "root")
+    __slots__ = ("asked", "by", "devices", "root")
 
-    def __init__(self, root: Root, devices: list[dict[str, Any]], by: str) -> None:
+    def __init__(self, root: Root, devices: list[dict[str, Any]], by: str, covered: Iterable[str] = ()) -> None:
+        """Where the bundle has mounted something, at the paths `covered`, that stays."""
         self.root = root
         self.by = by
+        self.asked = devices
         named = {device["path"] for device in devices}
         defaults = [
             {"type": "c", "path": path, "major": major, "minor": minor, "fileMode": 0o666}
             for path, major, minor in DEFAULT_DEVICES
             if path not in named
         ]
-        self.devices: list[dict[str, Any]] = [*defaults, *devices]
+        self.devices = [device for device in (*defaults, *devices) if os.path.normpath(device["path"]) not in covered]
 
     def describe(self) -> str:
         return f"make devices by {self.by}: " + " ".join(device["path"] for device in self.devices)
@@ -72,6 +75,8 @@ class MakeDevices(Step):
             except FileExistsError:
                 now = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if stat.S_IFMT(now.st_mode) != stat.S_IFMT(mode) or now.st_rdev != number:
+                    if device not in self.asked:  # the image brought its own
+                        return
                     raise StepError(f"{device['path']} exists in the root file system and is something else") from None
             uid, gid = self.root.owner or (0, 0)
             owner = (device.get("uid", uid), device.get("gid", gid))

@@ -71,6 +71,12 @@ class MakeCgroup(Step):
         for group in self.cgroup.groups:
             if self._in_use(group):
                 raise JoeyError(f"the cgroup {group.path} exists and has processes", "choose another linux.cgroupsPath")
+            if frozen := _frozen_at(group):
+                raise JoeyError(
+                    f"container's cgroup unexpectedly frozen: {frozen}",
+                    "thaw it, or choose another linux.cgroupsPath",
+                    "cgroup",
+                )
         self.ours = True
         self.cgroup.claim()
         self.state.save()  # before they are there: a killed joey's are removed by what was recorded
@@ -83,6 +89,14 @@ class MakeCgroup(Step):
         if self.ours:
             self.cgroup.kill()
             self.cgroup.remove()
+
+
+def _frozen_at(group: Group) -> str:
+    """The group, or the next above it that is there, where it is frozen: who joins it is stopped, too."""
+    path = group.path
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path if Cgroup([Group(group.version, group.controllers, path)]).frozen() else ""
 
 
 class LimitCgroup(Step):

@@ -25,7 +25,7 @@ from ...compat.constants import (
     SIOCGIFFLAGS,
     SIOCSIFFLAGS,
 )
-from ...compat.errors import StepError
+from ...compat.errors import KernelError, StepError
 from ...compat.namespaces import join
 from ...compat.seccomp import load
 from ..channel import Channel
@@ -277,11 +277,17 @@ class RunContainerHooks(Step):
     reports on.
     """
 
-    __slots__ = ("hooks", "kind", "state", "stub")
+    __slots__ = ("cwd", "hooks", "kind", "state", "stub")
 
     def __init__(
-        self, kind: str, hooks: list[dict[str, Any]], state: dict[str, Any], stub: tuple[int, int] | None = None
+        self,
+        kind: str,
+        hooks: list[dict[str, Any]],
+        state: dict[str, Any],
+        stub: tuple[int, int] | None = None,
+        cwd: str | None = None,
     ) -> None:
+        self.cwd = cwd
         self.kind = kind
         self.hooks = hooks
         self.state = state
@@ -294,7 +300,7 @@ class RunContainerHooks(Step):
     def run(self) -> None:
         from ..hooks import run_hooks
 
-        run_hooks(self.kind, self.hooks, {**self.state, "pid": os.getpid()}, stub=self.stub)
+        run_hooks(self.kind, self.hooks, {**self.state, "pid": os.getpid()}, self.cwd, self.stub)
 
 
 class InstallSeccomp(Step):
@@ -381,10 +387,13 @@ class BecomeUser(Step):
         permitted = self.permitted & had & known
         inheritable = self.inheritable & known
         capabilities.set(self.effective & permitted, permitted, inheritable & (permitted | self.bounding))
+        capabilities.clear_ambient_if_any()
         if self.ambient:
-            capabilities.set_ambient(self.ambient & permitted & inheritable)
-        else:
-            capabilities.clear_ambient_if_any()
+            try:
+                capabilities.raise_ambient(self.ambient & permitted & inheritable)
+            except KernelError:  # before Linux 4.3, where root's programs have what is permitted by being root's
+                if self.uid:
+                    raise
 
 
 def may_set_groups() -> bool:

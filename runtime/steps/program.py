@@ -64,7 +64,7 @@ class Prepare(Step):
             raise StepError(f"process.cwd {self.cwd}: {error.strerror}") from None
         if not here.startswith("/"):
             raise StepError(f"process.cwd {self.cwd}: is outside of the root file system")
-        if "HOME" not in self.env:
+        if not self.env.get("HOME"):
             self.env["HOME"] = home_of(os.geteuid())
         self.program = find_program(self.argv[0], self.env.get("PATH", DEFAULT_PATH))
         if self.stub and self.stub.by_name and not execstub.can_run_by_name(self.stub.fd):

@@ -175,7 +175,7 @@ class MountEntry(Step):
                 if "mode=" not in data and not made:  # the kernel's own default, 1777, where nothing was
                     data += ("," if data else "") + f"mode={stat.S_IMODE(os.fstat(fd).st_mode):o}"
             libc.mount(self.source, at(fd), kind, flags, data)
-            if self.options.copy_up:
+            if self.options.copy_up and not made:
                 self._copy_up(fd)
         finally:
             os.close(fd)
@@ -223,11 +223,12 @@ def cgroup_places(destination: str, groups: list[Group]) -> list[tuple[str, Grou
 class MountCgroups(Step):
     """A `cgroup` mount: the container's own groups, and nothing above them."""
 
-    __slots__ = ("cgroup", "destination", "namespaced", "options", "root")
+    __slots__ = ("destination", "groups", "namespaced", "options", "root")
 
     def __init__(self, root: Root, entry: dict[str, Any], cgroup: Cgroup, namespaced: bool) -> None:
         self.root = root
-        self.cgroup = cgroup
+        unified = [group for group in cgroup.groups if group.version == 2]
+        self.groups = unified if entry["type"] == "cgroup2" and unified else cgroup.groups
         self.namespaced = namespaced
         self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
         self.options = MountOptions(entry.get("options") or [])
@@ -237,7 +238,7 @@ class MountCgroups(Step):
         return f"mount cgroups on {self.destination} {how}"
 
     def run(self) -> None:
-        groups = self.cgroup.groups
+        groups = self.groups
         flags = (self.options.flags & ~(MS_RDONLY | MS_BIND | MS_REC)) | MS_NOSUID | MS_NODEV | MS_NOEXEC
         places = cgroup_places(self.destination, groups)
         if places and places[0][0] == self.destination:

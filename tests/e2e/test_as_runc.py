@@ -48,7 +48,7 @@ def test_poststop_hooks_run_when_a_start_fails(why: str, joey: Joey, bundle: Mak
 
     folder = bundle("nothing" if why == "program" else "true", change=change)
     assert joey("run", "-b", str(folder), joey.id(), check=False).returncode == 1
-    assert '"status": "stopped"' in (tmp_path / "after").read_text()
+    assert json.loads((tmp_path / "after").read_text())["status"] == "stopped"
 
 
 def test_device_nodes_of_an_image_are_not_open_where_no_rules_are_given(joey: Joey, bundle: MakeBundle) -> None:
@@ -60,12 +60,14 @@ def test_device_nodes_of_an_image_are_not_open_where_no_rules_are_given(joey: Jo
 
 def test_a_tmpfs_where_nothing_was_is_for_everybody(joey: Joey, bundle: MakeBundle) -> None:
     def change(config: dict[str, Any]) -> None:
-        for place in ("/fresh", "/there"):
-            config["mounts"].append({"destination": place, "type": "tmpfs", "source": "tmpfs"})
+        for place in ("/fresh", "/there", "/filled", "/full"):
+            options = ["tmpcopyup"] if place[1] == "f" and place != "/fresh" else []
+            config["mounts"].append({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
 
-    folder = bundle("stat", "-c", "%a", "/fresh", "/there", change=change)
-    (folder / "rootfs" / "there").mkdir(mode=0o750)
-    assert joey("run", "-b", str(folder), joey.id()).stdout.split() == ["1777", "750"]
+    folder = bundle("stat", "-c", "%a", "/fresh", "/there", "/filled", "/full", change=change)
+    for name in ("there", "full"):
+        (folder / "rootfs" / name).mkdir(mode=0o750)
+    assert joey("run", "-b", str(folder), joey.id()).stdout.split() == ["1777", "750", "1777", "750"]
 
 
 def test_the_callers_files_stay_the_callers(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
@@ -141,3 +143,140 @@ def test_a_background_job_with_a_terminal_is_stopped_not_killed(joey: Joey, bund
     text, _ = run_in_terminal(["/bin/bash", "-mc", f"{words} & sleep 1.5; jobs; fg"])
     assert "Traceback" not in text
     assert "hello" in text
+
+
+def test_root_has_ambient_capabilities_too(joey: Joey, bundle: MakeBundle) -> None:
+    names = ["CAP_CHOWN", "CAP_KILL"]
+
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["capabilities"] = dict.fromkeys(
+            ("bounding", "effective", "permitted", "inheritable", "ambient"), names
+        )
+
+    out = joey("run", "-b", str(bundle("cat", "/proc/self/status", change=change)), joey.id()).stdout
+    sets = dict(line.split(":\t") for line in out.splitlines() if line.startswith("Cap"))
+    assert int(sets["CapEff"], 16) == 0x21
+    assert int(sets.get("CapAmb", "21"), 16) == 0x21, "before Linux 4.3 there are none"
+
+
+def test_a_mount_at_the_place_of_a_device_stays(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine\n")
+
+    def change(config: dict[str, Any]) -> None:
+        for place, source in (("/dev/random", "/dev/zero"), ("//dev/full", str(tmp_path / "file"))):
+            config["mounts"].append({"destination": place, "type": "bind", "source": source, "options": ["bind"]})
+
+    folder = bundle("sh", "-c", "head -c 1 /dev/random | od -An -tx1; cat /dev/full", change=change)
+    assert joey("run", "-b", str(folder), joey.id()).stdout.split() == ["00", "mine"]
+
+    def without_dev(config: dict[str, Any]) -> None:
+        config["mounts"] = [entry for entry in config["mounts"] if not entry["destination"].startswith("/dev")]
+
+    folder = bundle("cat", "/dev/null", change=without_dev)
+    (folder / "rootfs/dev").mkdir(exist_ok=True)
+    (folder / "rootfs/dev/null").write_text("the image's\n")
+    assert joey("run", "-b", str(folder), joey.id()).stdout == "the image's\n"
+
+
+@pytest.mark.parametrize("place", ["/dev", "//dev", "dev"])
+def test_a_bound_dev_is_the_hosts_and_stays_as_it_is(
+    place: str, joey: Joey, bundle: MakeBundle, tmp_path: Path
+) -> None:
+    mine = tmp_path / "dev"
+    mine.mkdir()
+    (mine / "ptmx").write_text("")
+
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"] = [entry for entry in config["mounts"] if not entry["destination"].startswith("/dev")]
+        config["mounts"].append({"destination": place, "type": "bind", "source": str(mine), "options": ["rbind"]})
+
+    joey("run", "-b", str(bundle("true", change=change)), joey.id())
+    assert [(path.name, path.is_file()) for path in mine.iterdir()] == [("ptmx", True)]
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_standard_stream_that_is_closed(stream: int, joey: Joey, bundle: MakeBundle) -> None:
+    """Its number is not given to a file of joey's, which the container would have open."""
+    name = joey.id()
+    words = " ".join(joey.command("create", "-b", str(bundle("sh", "-c", "exit 7")), name))
+    streams = " ".join(f"{number}{'>&-' if number == stream else '>/dev/null'}" for number in range(3))
+    subprocess.run(f"{words} {streams}", shell=True, check=True)
+    pid = joey.state(name)["pid"]
+    assert os.readlink(f"/proc/{pid}/fd/{stream}") == "/dev/null"
+    words = " ".join(joey.command("run", "-b", str(bundle("sh", "-c", "exit 7")), joey.id()))
+    assert subprocess.run(f"{words} {streams}", shell=True, check=False).returncode == 7
+
+
+def test_exec_of_a_process_inherits_what_it_leaves_out(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["oomScoreAdj"] = 77
+        config["process"]["capabilities"] = {kind: ["CAP_CHOWN"] for kind in ("bounding", "effective", "permitted")}
+        config["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]
+
+    name = joey.id()
+    joey("run", "--detach", "-b", str(bundle("sleep", "100", change=change)), name)
+    script = "cat /proc/self/oom_score_adj; ulimit -n; grep CapEff /proc/self/status"
+    process: dict[str, Any] = {"args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"]}
+    (tmp_path / "process").write_text(json.dumps(process))
+    out = joey("exec", "--process", str(tmp_path / "process"), name).stdout.split()
+    assert (*out[:3], int(out[3], 16)) == ("77", "99", "CapEff:", 1)
+    process["capabilities"] = {}
+    (tmp_path / "process").write_text(json.dumps(process))
+    assert int(joey("exec", "--process", str(tmp_path / "process"), name).stdout.split()[3], 16) == 0
+    for words in (("--user", "name", name, "true"), (name,), ("--cgroup", "../x", name, "true")):
+        assert joey("exec", *words, check=False).returncode == 255, "not a status of the program's own"
+
+
+def test_a_frozen_group_is_not_joined(joey: Joey, bundle: MakeBundle) -> None:
+    report = json.loads(joey("probe", "--json", "--only", "cgroups").stdout)["findings"]["cgroup.freezer"]
+    if report["state"] != "works" or report["detail"]["version"] != 1:
+        pytest.skip(f"no v1 freezer here: {report['answer']}")
+    name = joey.id()
+    group = Path(report["detail"]["mount"], f"f{name}")
+    group.mkdir()
+    try:
+        (group / "freezer.state").write_text("FROZEN")
+        for path in (f"/f{name}", f"/f{name}/below"):
+            folder = bundle("true", change=lambda config, path=path: config["linux"].update(cgroupsPath=path))
+            done = joey("run", "-b", str(folder), joey.id(), check=False, timeout=20)
+            assert (done.returncode, "cgroup unexpectedly frozen" in done.stderr) == (1, True), done.stderr
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        group.rmdir()
+
+
+def test_what_cannot_be_granted_is_warned_of(joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["process"]["capabilities"] = {"bounding": ["CAP_KILL"], "permitted": [], "effective": ["CAP_KILL"]}
+
+    done = joey("run", "-b", str(bundle("true", change=change)), joey.id())
+    assert "process.capabilities.effective: not permitted, so not there: CAP_KILL" in done.stderr
+    words = joey.command("run", "-b", str(bundle("true")), joey.id())
+    command = ["setpriv", "--bounding-set", "-kill", "--inh-caps", "-kill", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "joey has not got them to give: CAP_KILL" in done.stderr
+
+
+def test_what_lists_print(joey: Joey, bundle: MakeBundle) -> None:
+    assert joey("list", "--format", "json").stdout == "null\n"
+    name = joey.id()
+    joey("run", "--detach", "-b", str(bundle("sh", "-c", "sleep 100; true", "\x1b]0;evil\x07\nline")), name)
+    keys = ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "owner"]
+    assert [key for key in joey.state(name) if key != "annotations"] == keys
+    assert joey("list", "--format", "json").stdout.startswith('[{"ociVersion":"1.2.0","id":"')
+    table = joey("ps", name).stdout
+    head, first, *_ = table.splitlines()
+    assert head.split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+    assert "\x1b" not in table
+    assert r"\x1b]0;evil\x07\nline" in first
+    assert "cannot start an already running container" in joey("start", name, check=False).stderr
+    stats = json.loads(joey("events", "--stats", name).stdout)["data"]
+    if "cpus" in stats["cpuset"]:
+        assert stats["cpuset"]["cpus"]
+        assert all(isinstance(number, int) for number in stats["cpuset"]["cpus"])
+    joey("kill", name, "KILL")
+    until = time.monotonic() + 10
+    while joey.state(name)["status"] != "stopped" and time.monotonic() < until:
+        time.sleep(0.02)
+    assert "container not running" in joey("update", "--memory", "1g", name, check=False).stderr
+    assert joey("ps", "--format", "json", name).stdout == "null\n"
