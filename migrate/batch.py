@@ -13,14 +13,23 @@ import time
 from concurrent.futures import Executor, Future, as_completed
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..compat.constants import PR_SET_PDEATHSIG
 from ..compat.errors import JoeyError
 from ..compat.files import write_atomically
+from .image.layout import Layout
+from .image.read import open_image
+from .image.reference import TRANSPORTS, parse
 from .yamltext import load_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _LARGEST = 4 << 20
+# it ends with whoever waits for it: another run of the list would meet it
+_MIGRATE = (
+    f"import sys; from joey.compat import libc; libc.prctl({PR_SET_PDEATHSIG}, 15);"
+    "from joey.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 _KEYS = ("name", "source", "to", "recipe", "options")
 
 
@@ -32,6 +41,16 @@ class Job(NamedTuple):
     to: str
     recipe: str
     options: tuple[str, ...]
+
+    def is_there(self) -> bool:
+        """Whether what was made of it is where it was put; of a registry nobody is asked."""
+        reference = parse(self.to, tuple(TRANSPORTS))
+        try:
+            if reference.transport == "oci":
+                open_image(Layout(reference.place), reference.name)
+        except JoeyError:
+            return False
+        return reference.transport == "docker" or os.path.lexists(reference.place)
 
     def words(self) -> list[str]:
         recipe = ["--recipe", self.recipe] if self.recipe else []
@@ -103,9 +122,21 @@ def _job(item: Any, where: str, folder: str) -> Job:
     if not all(isinstance(word, str) for word in texts.values()) or not texts["name"] or not texts["to"] or not sources:
         raise JoeyError(f"{where}: a machine has a name, a source and a to", slug="batch")
     assert isinstance(sources, list)
-    places = tuple(word if "://" in word else os.path.join(folder, word) for word in sources)
     recipe = os.path.join(folder, texts["recipe"]) if texts["recipe"] else ""
-    return Job(texts["name"], places, texts["to"], recipe, tuple(options))
+    to, places = _beside(folder, texts["to"]), tuple(_beside(folder, word) for word in sources)
+    return Job(texts["name"], places, to, recipe, tuple(options))
+
+
+def _beside(folder: str, word: str) -> str:
+    """A path or an image of a list, which is beside that."""
+    transport, colon, place = word.partition(":")
+    if "://" in word:
+        return word
+    return (
+        f"{transport}:{os.path.join(folder, place)}"
+        if colon and transport in TRANSPORTS
+        else os.path.join(folder, word)
+    )
 
 
 def journal_of(path: str) -> str:
@@ -138,7 +169,7 @@ def note(path: str, outcome: Outcome) -> None:
 
 def run_one(words: list[str]) -> tuple[int, str, str]:
     """One migration in a process of its own, on whatever machine this runs: (status, output, errors)."""
-    command = [sys.executable, "-m", "joey", "migrate", *words]
+    command = [sys.executable, "-c", _MIGRATE, "migrate", *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 

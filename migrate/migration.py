@@ -14,8 +14,13 @@ from .inventory.packages import packages
 from .pack import LAYERS, Packer, Report
 from .recipe import text as recipe_text
 from .trees.folder import FolderTree
+from .trees.joined import JoinedTree, RootTree
+from .trees.layers import LowerTree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .image.layerreader import LayerReader
     from .image.layerwriter import Written
     from .image.layout import Layout
     from .image.read import Image
@@ -37,9 +42,10 @@ class Result:
 
 
 def migrate(
-    source: Source, opened: Opened, recipe: Recipe, layout: Layout, progress: Progress, base: Image | None = None
-) -> Result:
-    """Write an image of an opened source, above the layers of a base where there is one.
+    source: Source, opened: Opened, recipe: Recipe, layout: Layout, progress: Progress,
+    base: Image | None = None, below: RootTree | None = None,
+) -> Result:  # fmt: skip
+    """Write an image of an opened source, above the layers of a base where there is one; `below` is what that has.
 
     Raises OSError, JoeyError; then the layout has no image of it.
     """
@@ -59,18 +65,19 @@ def migrate(
     report.warnings += opened.tree.losses
     progress.stage("writing the image")
     image = recipe.image
-    if base is not None:
+    if base is not None and below is not None:
         base.copy_layers(layout)
-        report.warnings += _lacking(opened, base)
+        report.warnings += _lacking(opened, below)
     manifest = build.write_image(
         layout,
         written,
-        config_of(image, base),
+        config_of(image, base, opened.settings),
         image.architecture or (base and base.config.get("architecture")) or "amd64",
         image.created or build.moment(report.newest),
-        provenance(source, opened, recipe, base),
+        {**opened.annotations, **provenance(source, opened, recipe, base)},
         image.name,
         base,
+        opened.about,
     )
     return Result(manifest, written, report, time.monotonic() - start)
 
@@ -101,16 +108,28 @@ def recipe_digest(recipe: Recipe) -> str:
     return "sha256:" + hashlib.sha256(data.encode()).hexdigest()
 
 
-def _lacking(opened: Opened, base: Image) -> list[str]:
+def lower(image: Image, count: int) -> RootTree:
+    """What the lowest layers of an image have at each path. Raises ImageError, TreeError."""
+
+    def layers() -> Iterator[LayerReader]:
+        for index in range(count):
+            with image.open_layer(index) as layer:
+                yield layer.reader()
+
+    return RootTree(LowerTree(layers()))
+
+
+def put_over(opened: Opened, below: RootTree) -> None:
+    """Have an application's files follow the links of what is below it, whose folders stay as they are."""
+    opened.tree = JoinedTree(opened.tree, below, ())
+
+
+def _lacking(opened: Opened, below: RootTree) -> list[str]:
     """What an application wants that neither it nor its base has, a sentence each."""
     application = opened.application
     if application is None:
         return []
-    names: set[bytes] = set()
-    for index in range(len(base.layers)):
-        with base.open_layer(index) as layer:
-            names.update(entry.path for entry in layer.reader())
-    lasts = {path.rpartition(b"/")[2] for path in names}
+    lasts = {path.rpartition(b"/")[2] for path in below.paths()}
     found = [
         f"{who} wants the library {library}, which the base does not have"
         for library, who in application.libraries.items()
@@ -123,8 +142,14 @@ def _lacking(opened: Opened, base: Image) -> list[str]:
     ]
 
 
-def config_of(image: ImageSettings, base: Image | None = None) -> dict[str, Any]:
-    """The `config` of an image; what it does not say its base says. Source: image-spec, config.md."""
+def config_of(image: ImageSettings, base: Image | None, former: dict[str, Any]) -> dict[str, Any]:
+    """The `config` of an image; what it does not say its base says. `former` is that of the image it is made of, whose
+    settings that no recipe knows stay. Source: image-spec, config.md; Moby's image specification 1.2.
+    """
+    check = former.get("Healthcheck")
+    health: dict[str, Any] = {"Test": image.health} if image.health else {}
+    if isinstance(check, dict) and image.health == check.get("Test"):
+        health = check  # with its times
     found: dict[str, Any] = {
         "Entrypoint": image.entrypoint,
         "Cmd": image.command,
@@ -132,12 +157,13 @@ def config_of(image: ImageSettings, base: Image | None = None) -> dict[str, Any]
         "User": image.user,
         "WorkingDir": image.working_directory,
         "StopSignal": image.stop_signal,
-        "Healthcheck": {"Test": image.health} if image.health else {},
+        "Healthcheck": health,
         "Labels": image.labels,
         "ExposedPorts": {port if "/" in port else f"{port}/tcp": {} for port in image.ports},
         "Volumes": {path: {} for path in image.volumes},
     }
-    settings = dict(base.settings) if base else {}
+    unknown = {key: value for key, value in former.items() if key not in found}
+    settings = {**(base.settings if base else {}), **unknown}
     if base and found["Entrypoint"]:
         settings.pop("Cmd", None)  # it is for the base's entrypoint
     mine = {key: value for key, value in found.items() if value}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from ..compat.errors import JoeyError
+from ..compat.files import mounts
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,22 +53,36 @@ class Work:
         signal.signal(signal.SIGTERM, _interrupted)  # it shall leave as little behind as the keyboard's does
         if not os.path.isdir(self._base):
             raise JoeyError(f"the folder {self._base} for work files does not exist", "--work DIR", "work")
+        for _ in range(_TRIES):
+            if self._take():
+                return self.path
+            time.sleep(0.1)  # it may be a child of a killed run, which lets go when it executes its program
+        raise JoeyError("another joey migrates this source now", f"it works in {self.path}", "work")
+
+    def _take(self) -> bool:
+        """Make the folder, or take the one that is there, if nobody has it."""
         try:
             os.mkdir(self.path, 0o700)
         except FileExistsError:
-            status = os.lstat(self.path)
-            if status.st_uid != os.geteuid() or status.st_mode & 0o170077 != 0o040000:
-                raise JoeyError(
-                    f"{self.path} is somebody else's", "--work DIR names a folder of your own", "work"
-                ) from None
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self.path
-            except BlockingIOError:
-                time.sleep(0.1)  # it may be a child of a killed run, which lets go when it executes its program
-        raise JoeyError("another joey migrates this source now", f"it works in {self.path}", "work")
+            pass
+        try:
+            lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False  # whoever had it removed it
+        status = os.fstat(lock)
+        try:
+            if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+                raise JoeyError(f"{self.path} is somebody else's", "--work DIR names a folder of your own", "work")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(self.path), status):
+                self._lock = lock
+                return True
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        finally:
+            if self._lock != lock:
+                os.close(lock)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -74,10 +90,13 @@ class Work:
         names = os.listdir(self.path)
         worth = any(name.endswith((".raw", ".tar", ".tar.part")) for name in names)
         if not (worth and (kind is not None or self._keep)):
-            for name in names:  # no tree is walked: a mount that is still there would be emptied
+            mounted = [mount.target for mount in mounts() if mount.target.startswith(os.path.realpath(self.path) + "/")]
+            if mounted:  # it would be emptied
+                raise JoeyError(f"{mounted[0]} is still mounted", f"umount it, and remove {self.path}", "work")
+            for name in names:
                 path = os.path.join(self.path, name)
                 if os.path.isdir(path) and not os.path.islink(path):
-                    os.rmdir(path)
+                    shutil.rmtree(path)
                 else:
                     os.unlink(path)
             os.rmdir(self.path)

@@ -21,7 +21,9 @@ def run(arguments: Arguments) -> int:
     path = arguments.words[0]
     jobs = batch.read(path)
     before = {} if arguments.switch("again") else batch.done_before(path)
-    done = {job.name: before[job.name][1] for job in jobs if before.get(job.name, ("",))[0] == job.key}
+    done = {
+        job.name: before[job.name][1] for job in jobs if before.get(job.name, ("",))[0] == job.key and job.is_there()
+    }
     todo = [job for job in jobs if job.name not in done]
     failed: dict[str, str] = {}
     with _pool(arguments) as pool:

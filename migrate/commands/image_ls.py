@@ -7,7 +7,7 @@ from ...runtime.options import Arguments, Command, Option
 from ...runtime.tables import Table
 from ..image.digest import ImageError
 from ..image.layout import REF_NAME, Layout
-from ..image.read import Image
+from ..image.read import image_of
 from ..image.reference import parse
 from ..sizes import shown_size
 
@@ -23,7 +23,7 @@ def run(arguments: Arguments) -> int:
             continue
         row = {"name": name, "digest": entry.get("digest"), "layers": 0, "size": 0, "created": "", "platform": ""}
         try:
-            image = Image(layout, entry)
+            image = image_of(layout, entry)
         except ImageError as error:
             row["platform"] = f"damaged: {error.message}"
         else:

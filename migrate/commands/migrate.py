@@ -13,7 +13,7 @@ from ..image.destination import TRANSPORTS, Destination
 from ..image.layout import Layout
 from ..image.read import Image, open_image
 from ..image.reference import parse
-from ..migration import Result, migrate
+from ..migration import Result, lower, migrate, put_over
 from ..progress import Progress
 from ..recipe import text as recipe_text
 from ..recipe.model import Recipe
@@ -93,12 +93,17 @@ def run(arguments: Arguments) -> int:
                 recipe = recipe or propose(opened)
                 if opened.application is not None and base is None and not arguments.text("root-from"):
                     opened.notes += [f"no --base is given: {line}" for line in opened.application.advice]
+                lowest = None
+                if base is not None:
+                    progress.stage("reading the base")
+                    lowest = lower(base, len(base.layers))
+                    put_over(opened, lowest)
                 if reference.name:
                     recipe.image.name = reference.name
                 if reference.transport == "bundle":
                     recipe.compression, recipe.level = "none", 0  # it is unpacked again at once
                 with destination as layout:
-                    result = migrate(source, opened, recipe, layout, progress, base)
+                    result = migrate(source, opened, recipe, layout, progress, base, lowest)
                     if arguments.switch("verify"):
                         _verify(source, opened, recipe, layout, result, progress)
                     result.report.warnings += destination.finish(progress)

@@ -8,6 +8,7 @@ from ...runtime.tables import Table
 from ..image.layout import Layout
 from ..image.read import open_image
 from ..image.reference import parse
+from ..migration import lower, put_over
 from ..progress import Progress
 from ..recipe.model import Recipe
 from ..sizes import shown_size
@@ -25,6 +26,8 @@ def run(arguments: Arguments) -> int:
     with Progress() as progress, Work(sources, arguments.text("work")) as place:
         source = source_of(sources, options_of(arguments, place), progress.share)
         with source as opened:
+            if image.own.start:
+                put_over(opened, lower(image, image.own.start))
             verdict = verify(source, opened, recipe, image, progress)
     if arguments.switch("json"):
         print(jsonio.dumps(_as_json(verdict)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -16,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 from ...compat.files import find_program
 from . import stream
 from .blocks import DiskError
-from .formats import DiskImage, descriptor, inspect, inspect_part
+from .formats import DiskImage, Part, descriptor, inspect, inspect_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 LARGEST = 64 << 40  # bytes of a disk
 _CHAIN = 16
+_SECTOR = 512
+# a line of qemu-img map: data that lies in a file as it is
+_MAPPED = re.compile(
+    rb'"start": (\d+), "length": (\d+), "depth": (\d+),.*"zero": (?:false|true), "data": true, "offset": (\d+)'
+)
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
 
 
@@ -76,6 +82,7 @@ def _by_qemu(image: DiskImage, chain: list[DiskImage], folder: str, part: str, d
         chain = [image._replace(path=own)]
     options = _options(chain)
     size = _size(tool, chain[0])
+    _check_whole(tool, chain, image.parts, options)
     _check_room(tool, image, options, folder)
     _convert([tool, "convert", "-p", "-O", "raw", "-S", "4k", "json:" + options, part], image, size, part, done)
     if image.parts:
@@ -99,7 +106,9 @@ def _options(chain: list[DiskImage]) -> str:
         file: dict[str, Any] = {"driver": "file", "filename": os.path.abspath(link.path), "locking": "off"}
         if link.size:
             file = {"driver": "raw", "offset": link.offset, "size": link.size // 512 * 512, "file": file}
-        below = {"backing": value} if link.format in ("qcow2", "vmdk") else {}
+        below: dict[str, Any] = {"backing": value} if link.format in ("qcow2", "vmdk") else {}
+        if link.format == "vpc":
+            below = {"force_size_calc": "current_size"}  # not by cylinders, which Virtual PC rounds down
         value = {"driver": link.format, "file": file, **below}
     return json.dumps(value)
 
@@ -135,12 +144,48 @@ def _finished(words: list[str]) -> subprocess.CompletedProcess[str]:
 def _size(tool: str, image: DiskImage) -> int:
     """The size of the disk in bytes."""
     done = _run([tool, "info", "--output=json", "json:" + _options([image])])  # it opens no backing file
+    if done.returncode and "check -r all" in done.stderr:
+        raise DiskError(
+            f"{image.path}: this {image.title} image has a log to be replayed first",
+            "cp it, and qemu-img check -r all COPY",
+        )
     if done.returncode:
         raise DiskError(f"{image.path} is a damaged {image.title} image: {_words(done.stderr)}")
     size = json.loads(done.stdout).get("virtual-size")
     if not isinstance(size, int) or not 0 < size <= LARGEST:
         raise DiskError(f"{image.path} says that its disk has {size} bytes")
     return size
+
+
+def _check_whole(tool: str, chain: list[DiskImage], parts: tuple[Part, ...], options: str) -> None:
+    """Raises DiskError where data would lie beyond the end of a file: qemu reads zeros there."""
+    files = [(link.path, os.path.getsize(link.path)) for link in chain]
+    ends: list[tuple[int, str, int]] = []  # of the parts of an image: where it ends on the disk, its file and its size
+    for part in parts:
+        ends.append(((ends[-1][0] if ends else 0) + part.sectors * _SECTOR, part.path, os.path.getsize(part.path)))
+    command = _limited([tool, "map", "--output=json", "json:" + options], 1 << 20)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_ENVIRONMENT
+    ) as process:
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                found = _MAPPED.search(line)
+                if found is None:
+                    continue
+                start, length, depth, offset = map(int, found.groups())
+                path, size = files[min(depth, len(files) - 1)]
+                if ends and depth == 0:
+                    path, size = next(((name, size) for end, name, size in ends if start < end), ends[-1][1:])
+                if offset + length > size:
+                    process.kill()
+                    raise DiskError(
+                        f"{path} is cut off: it has {size} bytes, and data of the disk up to {offset + length}",
+                        "copy it anew",
+                    )
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _check_room(tool: str, image: DiskImage, options: str, folder: str) -> None:

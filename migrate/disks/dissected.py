@@ -27,6 +27,7 @@ _POSIX = {
 }
 _NAMED = (0x02, 0x08)  # ACL_USER, ACL_GROUP
 _XATTR_ITEM = 24
+_SIGN = 1 << 63
 
 
 class Stream:
@@ -216,7 +217,10 @@ class Btrfs(System):
         return [(name, child) for name, child in found if name not in (b".", b"..", b"")]
 
     def entry(self, node: Any, path: bytes) -> tuple[Entry, int]:
-        entry = Entry(path, node.mode, node.uid, node.gid, node.mtime_ns)
+        mtime = node.mtime_ns
+        if mtime >= _SIGN * 1_000_000_000:  # its seconds are signed, before 1970
+            mtime -= 2 * _SIGN * 1_000_000_000
+        entry = Entry(path, node.mode, node.uid, node.gid, mtime)
         kind = stat.S_IFMT(node.mode)
         attributes = []
         for _, data in node.subvolume.tree.cursor().iter(node.inum, _XATTR_ITEM, 0, ignore_offset=True):

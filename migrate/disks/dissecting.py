@@ -241,7 +241,12 @@ def read_guest(work: str, volumes: list[Volume], wanted: str, skipped: list[str]
     mounts = {b"": system}
     for mount in layout.mounts:
         if mount.target not in skipped:
-            place = tree.resolve(mount.target.encode("utf-8", "surrogateescape"))
+            joined = DissectTree(mounts)
+            place = joined.resolve(mount.target.encode("utf-8", "surrogateescape"))
+            found_there = joined.status(place)
+            if found_there is None or found_there.kind != "directory":
+                raise DiskError(f"fstab mounts {mount.volume.title} at {mount.target}, which is no folder there",
+                                f"--skip-mount {mount.target} does without it")  # fmt: skip
             mounts[place] = _open(mount.volume, mount.subvolume, work)
     used = dict.fromkeys([volume, *(mount.volume for mount in layout.mounts)])
     notes = [

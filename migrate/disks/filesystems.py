@@ -15,15 +15,11 @@ READABLE = ("ext2", "ext3", "ext4", "xfs", "btrfs")
 _OTHERS = (
     (0, b"LUKS\xba\xbe", "LUKS (encrypted)"),
     (3, b"-FVE-FS-", "BitLocker (encrypted)"),
-    (3, b"NTFS    ", "NTFS"),
-    (3, b"EXFAT   ", "exFAT"),
     (0, b"hsqs", "squashfs"),
     (32769, b"CD001", "ISO 9660"),
     (1024, b"\x10\x20\xf5\xf2", "F2FS"),
     (32768, b"JFS1", "JFS"),
     (65588, b"ReIsEr", "ReiserFS"),
-    (54, b"FAT1", "FAT"),
-    (82, b"FAT32", "FAT"),
     (0, b"BCF", "bcachefs"),
 )
 _ZFS_LABEL = 0x20000  # its uberblocks begin here
@@ -50,7 +46,7 @@ class FileSystem:
 
 def identify(volume: Blocks) -> FileSystem | None:
     """What is on a volume, None for nothing known. Never raises for its content."""
-    for probe in (_ext, _xfs, _btrfs, _swap):
+    for probe in (_ext, _xfs, _btrfs, _swap, _of_the_pc):
         if found := probe(volume):
             return found
     for offset, magic, name in _OTHERS:
@@ -97,6 +93,23 @@ def _btrfs(volume: Blocks) -> FileSystem | None:
         return None
     dirty = unpack_from("<Q", block, 0x60)[0] != 0  # log_root
     return FileSystem("btrfs", _uuid(block[0x20:0x30]), _label(block[0x12B:0x22B]), dirty)
+
+
+def _of_the_pc(volume: Blocks) -> FileSystem | None:
+    """FAT, exFAT and NTFS, with the names that blkid(8) gives them. Source: their boot sectors' specifications."""
+    block = volume.read(0, 512)
+    if len(block) < 512:
+        return None
+    for magic_at, magic, name, serial_at, label_at in (
+        (82, b"FAT32", "FAT", 67, 71), (54, b"FAT1", "FAT", 39, 43), (3, b"EXFAT   ", "exFAT", 100, 0),
+    ):  # fmt: skip
+        if block[magic_at : magic_at + len(magic)] == magic:
+            low, high = unpack_from("<HH", block, serial_at)
+            label = block[label_at : label_at + 11].decode("cp437").strip() if label_at else ""
+            return FileSystem(name, f"{high:04X}-{low:04X}", "" if label == "NO NAME" else label)
+    if block[3:11] == b"NTFS    ":
+        return FileSystem("NTFS", f"{unpack_from('<Q', block, 72)[0]:016X}")
+    return None
 
 
 def _swap(volume: Blocks) -> FileSystem | None:

@@ -94,6 +94,10 @@ def kind_of(line: Line) -> str:
     return "bind" if {"bind", "rbind"} & set(line.options) else "disk"
 
 
+_FIRMWARE = ("/boot/efi", "/efi")
+_FIRMWARE_TYPES = ("vfat", "msdos")
+
+
 class Layout(NamedTuple):
     """`mounts` in the order to be made, the root not among them; `missing`: lines whose volume is not there; `notes`:
     lines that an image has no use for, a sentence each.
@@ -122,6 +126,8 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
             notes.append(f"{where} is a bind mount: its files are in the image where they lie")
         elif target in taken:
             notes.append(f"{where}: a second mount at the same place is not read")
+        elif target in _FIRMWARE or (target == "/boot" and line.type in _FIRMWARE_TYPES):
+            notes.append(f"{where} is for the firmware, and not read")
         elif (volume := find(line.device, volumes)) is None:
             if line.type in _REMOVABLE_TYPES and "noauto" in line.options:
                 continue  # a CD drive
@@ -129,10 +135,7 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
         elif volume.error:
             missing.append((line, f"{volume.title} can't be read: {volume.error}"))
         elif not volume.file_system or not volume.file_system.readable:
-            if target in ("/boot", "/boot/efi", "/efi"):
-                notes.append(f"{where}: {volume.title} ({volume.type}) is for the firmware, and not read")
-            else:
-                missing.append((line, f"{volume.title} holds {volume.type}"))
+            missing.append((line, f"{volume.title} holds {volume.type}"))
         else:
             subvolume = next((o for o in line.options if o.startswith(("subvol=", "subvolid="))), "")
             mounts.append(Mount(volume, target, subvolume))
@@ -144,6 +147,8 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
 def candidates(volumes: list[Volume], wanted: str) -> list[Volume]:
     """The volumes that the root may be on: all that joey reads, or the one that is wanted. Raises DiskError."""
     readable = [v for v in volumes if v.file_system and v.file_system.readable and not v.error]
+    first = {v.file_system.uuid: v for v in reversed(readable) if v.file_system and v.type == "btrfs"}
+    readable = [v for v in readable if v.type != "btrfs" or not v.file_system or first[v.file_system.uuid] is v]
     if wanted:
         word = wanted.removeprefix("/dev/")
         readable = [v for v in readable if word in v.names or word == v.title]

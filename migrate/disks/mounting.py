@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _FICLONERANGE = 0x4020940D
 _CHUNK = 4 << 20
+_SUBVOLUMES = ("@", "root", "@rootfs", "@root")  # what distributions call the one that the root is in
+_MOST_SUBVOLUMES = 200
 _SYSTEM = ("etc/fstab", "etc/os-release", "etc/redhat-release", "etc/debian_version", "etc/passwd")
 
 
@@ -58,6 +60,7 @@ class Mounts:
         self._copies: dict[Volume, int] = {}
         self._targets: list[str] = []
         self._count = 0
+        self._volumes: list[Volume] = []
 
     def enter(self) -> None:
         """Take a mount namespace of joey's own. Raises DiskError without the privilege."""
@@ -102,14 +105,29 @@ class Mounts:
             options.append(subvolume)
         if volume not in self._copies:
             self._prepare(volume)
-        device, node = self._attach(volume)
+        attached = [self._attach(volume)]
         try:
-            libc.mount(
-                node, target, "ext4" if system.type.startswith("ext") else system.type, _FLAGS, ",".join(options)
-            )
+            for other in self._beside(volume):
+                if other not in self._copies:
+                    self._prepare(other)
+                attached.append(self._attach(other))
+                options.append(f"device={attached[-1][1]}")
+            kind = "ext4" if system.type.startswith("ext") else system.type
+            libc.mount(attached[0][1], target, kind, _FLAGS, ",".join(options))
             self._targets.append(target)
         finally:
-            os.close(device)
+            for device, _ in attached:
+                os.close(device)
+
+    def _beside(self, volume: Volume) -> list[Volume]:
+        """The other devices of a btrfs on several."""
+        own = volume.file_system
+        return [
+            other
+            for other in self._volumes
+            if own and other is not volume and other.type == "btrfs" == own.type and other.file_system
+            and other.file_system.uuid == own.uuid
+        ]  # fmt: skip
 
     def _attach(self, volume: Volume) -> tuple[int, str]:
         if volume in self._copies:
@@ -154,6 +172,7 @@ class Mounts:
 
     def root(self, volumes: list[Volume], wanted: str = "") -> tuple[Volume, str]:
         """The volume with the guest's root file system, and where it is mounted. Raises DiskError."""
+        self._volumes = volumes
         readable = guest.candidates(volumes, wanted)
         found: list[tuple[Volume, str]] = []
         failures = []
@@ -209,14 +228,25 @@ def _system_in(volume: Volume, mounted: str) -> str | None:
         if is_system(tree, b""):
             return ""
         if volume.type == "btrfs":
-            for name in ("@", "root", "@rootfs", "@root"):
-                # mounted by its name, so that nothing of a link there is followed on this machine
-                entry = tree.entry_at(name.encode())
-                if entry is not None and entry.kind == "directory" and is_system(tree, name.encode() + b"/"):
-                    return name
+            # mounted by its name, so that nothing of a link there is followed on this machine
+            names = [name for name in tree.names(b"")[:_MOST_SUBVOLUMES] if _is_folder(tree, name)]
+            systems = [os.fsdecode(name) for name in names if is_system(tree, name + b"/")]
+            known = [name for name in _SUBVOLUMES if name in systems]
+            if not known and len(systems) > 1:
+                words = ", ".join(map(ascii, systems[:5]))
+                raise DiskError(
+                    f"{volume.title} has more than one root file system in it: {words}",
+                    "one of them as a folder: mount it, joey migrate DIR",
+                )
+            return next(iter(known or systems), None)
     finally:
         tree.close()
     return None
+
+
+def _is_folder(tree: FolderTree, name: bytes) -> bool:
+    entry = tree.entry_at(name)
+    return entry is not None and entry.kind == "directory"
 
 
 def is_system(tree: Tree, prefix: bytes = b"") -> bool:

@@ -17,6 +17,7 @@ from .blocks import DiskError
 _LARGEST = 4 << 20
 _MOST_MEMBERS = 200
 _DEPTH = 50
+_DISKS = (".vmdk", ".vhd", ".vhdx", ".img", ".vdi", ".qcow2")
 
 
 class Part(NamedTuple):
@@ -36,7 +37,29 @@ def is_appliance(path: str) -> bool:
         return False
     if path.lower().endswith(".ovf"):
         return head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<")
-    return head[257:262] == b"ustar" and head[:100].split(b"\0")[0].lower().endswith(b".ovf")
+    if head[257:262] != b"ustar":
+        return False
+    try:
+        names = _members(path)
+    except (OSError, ImageError):
+        return path.lower().endswith(".ova")
+    beside = [name for name in names if "/" not in name]
+    has_disks = path.lower().endswith(".ova") or any(name.lower().endswith(_DISKS) for name in beside)
+    return has_disks and any(name.lower().endswith(".ovf") for name in beside)
+
+
+def _members(path: str) -> list[str]:
+    """The names of an archive's first members."""
+    out = []
+    with open(path, "rb") as file:
+        reader = LayerReader(file, os.path.basename(path))
+        for entry in reader:
+            out.append(entry.path.decode("utf-8", "surrogateescape"))
+            if entry.open is not None:
+                reader.seek_over(file)
+            if len(out) == _MOST_MEMBERS:
+                break
+    return out
 
 
 def disks(path: str) -> list[Part]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .read import Image
 
 _MOST_MEMBERS = 20_000
+_FIRST_MEMBERS = 3
+_SAVED = re.compile(r"blobs/sha256(/|$)|[0-9a-f]{64}(/|\.json$|\.tar$|$)")
 
 
 def write(image: Image, path: str, name: str, done: Callable[[int], None] = lambda count: None) -> None:
@@ -165,3 +168,22 @@ def check_target(path: str) -> None:
         raise JoeyError(f"{path} is there already", "remove it, or name another file", "exists")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise JoeyError(f"there is no folder {os.path.dirname(path)}", slug="exists")
+
+
+def is_archive(path: str) -> bool:
+    """Whether a file is what `docker save` writes, compressed or not, by the names of its first members."""
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for _ in range(_FIRST_MEMBERS):
+                member = archive.next()
+                if member is None:
+                    return False
+                name = member.name.removeprefix("./")
+                if name == "oci-layout" or _SAVED.match(name):
+                    return True
+                if name == "manifest.json":  # web applications have one, too
+                    value = json.loads(_read(archive, {name: member}, name, path))
+                    return isinstance(value, list) and all("Layers" in item for item in value)
+    except (tarfile.TarError, EOFError, OSError, ValueError, TypeError, ImageError):
+        pass
+    return False

@@ -97,11 +97,12 @@ def write_image(
     annotations: dict[str, str],
     tag: str,
     base: Image | None = None,
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write an image's config and manifest, and name it in the index; the manifest's descriptor.
 
     `config` is the image config's `config` object. Annotations of a layer tell what it is. The layers of a `base` come
-    below; they must be in the layout.
+    below; they must be in the layout. `about` is what else the config says (author, variant).
     """
     below = base.config.get("history") if base else None
     history = [
@@ -110,6 +111,7 @@ def write_image(
     ]
     diff_ids = [*(base.diff_ids if base else []), *(written.diff_id for _, written in layers)]
     whole = {
+        **(about or {}),
         "architecture": architecture,
         "os": "linux",
         "created": created,

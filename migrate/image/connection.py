@@ -25,6 +25,7 @@ from .layout import LARGEST_JSON
 
 _TIMEOUT = 60
 _LONGEST = 600
+_LONGEST_WAIT = 60  # seconds, whatever a registry asks for
 TRIES = 5
 _REDIRECTS = 5
 _NAME = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
@@ -38,7 +39,11 @@ class RegistryError(JoeyError):
 
 
 class Again(Exception):
-    """The connection broke, or the registry is busy: worth another try."""
+    """The connection broke, or the registry is busy: worth another try, after so many seconds or more."""
+
+    def __init__(self, words: str, seconds: int = 0) -> None:
+        super().__init__(words)
+        self.seconds = seconds
 
 
 class Name(NamedTuple):
@@ -156,6 +161,8 @@ class Connection:
         """One request with what it takes: authentication, redirects of a reading one. Raises as `_send`."""
         authorization = self._authorization
         answered = False
+        if self.scheme == "http" and split(url, self.name.host)[:2] == ("https", self.address):
+            url = "http" + url[5:]  # as an earlier request found out
         for _ in range(_REDIRECTS + 3):
             try:
                 response = self._send(method, url, headers, body, authorization)
@@ -186,8 +193,10 @@ class Connection:
                 url = target
                 continue
             if response.status == 429 or response.status >= 500:
+                seconds = response.headers.get("Retry-After", "")
+                words = "too many requests" if response.status == 429 else response.reason or ""
                 drain(response)
-                raise Again(f"status {response.status}")
+                raise Again(f"status {response.status} {words}".rstrip(), int(seconds) if seconds.isdigit() else 0)
             return response
         raise RegistryError(f"{self.name.host} redirects without an end")
 
@@ -209,7 +218,7 @@ class Connection:
                     raise RegistryError(
                         f"{self.name.host} can't be reached: {error}", "the same command goes on"
                     ) from None
-                time.sleep(wait)
+                time.sleep(max(wait, min(error.seconds, _LONGEST_WAIT)))
                 wait *= 2
                 continue
             if response.status < 400 or response.status in allowed:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from base64 import b64decode
 from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
+from ..trees import acl
 from ..trees.entry import Entry, shown
 from . import compress
 from .digest import ImageError
@@ -24,6 +27,8 @@ _LARGEST_HEADER = 8 << 20  # of pax records or a long name
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
 _XATTR = b"SCHILY.xattr."
+_LISTS = {b"SCHILY.acl.access": b"system.posix_acl_access", b"SCHILY.acl.default": b"system.posix_acl_default"}
+_OTHER_XATTR = b"LIBARCHIVE.xattr."  # names percent-encoded, values in base64
 _KINDS = {
     b"0": stat.S_IFREG,
     b"\0": stat.S_IFREG,
@@ -37,6 +42,7 @@ _KINDS = {
 }
 _FILES = (b"0", b"\0", b"7")
 _SKIP = 1 << 18
+_BEYOND_ALL_TIMES = (1 << 55) * 1_000_000_000  # in ns; ext4 ends in 2446, btrfs with 64 bits of seconds
 
 
 class _Content:
@@ -70,6 +76,7 @@ class LayerReader:
         self._errors = compress.errors()
         self.unpacked = 0
         self.entries = 0
+        self.losses: list[str] = []  # what entries had and can't be told
 
     def __iter__(self) -> Iterator[Entry]:
         """Every entry, in the layer's order; content is to be read before the next. Raises ImageError, OSError."""
@@ -214,6 +221,24 @@ class LayerReader:
             at += size
         return found
 
+    def _attributes(self, extra: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Extended attributes, of GNU tar, star and bsdtar."""
+        out = {}
+        for key, value in extra.items():
+            if key.startswith(_OTHER_XATTR):
+                try:
+                    out[unquote_to_bytes(key[len(_OTHER_XATTR) :])] = b64decode(value + b"==")
+                except ValueError:
+                    raise self._bad(f"entry {self.entries} has an attribute that is not base64") from None
+        for key, name in _LISTS.items():
+            if key in extra:
+                try:
+                    out[name] = acl.from_text(extra[key])
+                except ValueError as error:
+                    self.losses.append(f"{self._name}, entry {self.entries}: its {key.decode()} is lost: {error}")
+        out.update((key[len(_XATTR) :], value) for key, value in extra.items() if key.startswith(_XATTR))
+        return out
+
     def _decimal(self, value: bytes, what: str) -> int:
         if not value.isdigit() or len(value) > 19:
             raise self._bad(f"a pax header with a {what} that is no number")
@@ -248,14 +273,14 @@ class LayerReader:
                 gid = self._decimal(extra[b"gid"], "group")
             if b"mtime" in extra:
                 mtime = self._time(extra[b"mtime"])
-            xattrs = tuple(sorted((k[len(_XATTR) :], v) for k, v in extra.items() if k.startswith(_XATTR)))
+            xattrs = tuple(sorted(self._attributes(extra).items()))
         if any(b"\0" in key for key, _ in xattrs):
             raise self._bad(f"{shown(name)} has an attribute whose name no file can have")
         if kind in (b"0", b"\0") and name.endswith(b"/"):
             kind = b"5"  # as very old archives have directories
         if kind not in _KINDS:
             raise self._bad(f"{shown(name)} is of a kind {kind!r}, which no layer should have")
-        if size < 0 or not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32 or abs(mtime) >= 1 << 63:
+        if size < 0 or not 0 <= uid < 1 << 32 or not 0 <= gid < 1 << 32 or abs(mtime) >= _BEYOND_ALL_TIMES:
             raise self._bad(f"{shown(name)} has a size, a time or an owner that can't be")
         path = self._plain(name)
         entry = Entry(path, _KINDS[kind] | (self._number(head[100:108]) & 0o7777), uid, gid, mtime, xattrs=xattrs)

@@ -158,7 +158,11 @@ def open_image(layout: Layout, name: str = "") -> Image:
         else:
             names = ", ".join(filter(None, map(_name_of, entries)))
             raise ImageError(f"{layout.path} has several images", f"name one: {layout.path}:NAME of {names}")
-    descriptor = found[0]
+    return image_of(layout, found[0])
+
+
+def image_of(layout: Layout, descriptor: dict[str, Any]) -> Image:
+    """The image of a descriptor; of an index this machine's. Raises ImageError."""
     for _ in range(4):
         if descriptor.get("mediaType") not in (INDEX, *LISTS):
             return Image(layout, descriptor)

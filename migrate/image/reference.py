@@ -39,12 +39,8 @@ def parse(word: str, allowed: tuple[str, ...], default: str = "") -> Reference:
         connection.parse(rest)
     if transport in ("bundle", "docker"):
         place, name = rest, ""
-    elif transport == "docker-archive":
-        place, _, name = rest.partition(":")
     else:
-        place, colon, name = rest.rpartition(":")
-        if not colon or "/" in name:
-            place, name = rest, ""
+        place, _, name = rest.partition(":")
     if not place:
         raise UsageError(f"{word}: nothing is named", TRANSPORTS[transport])
     return Reference(transport, place, name)

@@ -21,6 +21,7 @@ from ...compat.files import write_all
 from ...compat.rootpath import Root
 from ...compat.unprivileged.owners import Owner, Owners, table_of
 from ..trees.entry import Entry, opened, shown
+from ..trees.paths import Subtrees
 from .digest import ImageError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Unpacker:
         self._written = None if owners else Owners(os.geteuid(), os.getegid(), table_of(path), path)
         self._folders: OrderedDict[bytes, int] = OrderedDict()
         self._finish: dict[bytes, tuple[int, int]] = {}  # folders: mode and time, which come when all is in them
+        self._subtrees: Subtrees | None = None  # of those, once something was taken away
         self._buffer = memoryview(bytearray(_CHUNK))
         self.warnings: list[str] = []
         self.again = False  # a layer is applied a second time, after a run that was cut off amid it
@@ -73,7 +75,7 @@ class Unpacker:
         for entry in reader:
             folder, _, name = entry.path.rpartition(b"/")
             if stat.S_ISDIR(entry.mode) and not entry.first:
-                self._finish[entry.path] = entry.mode, entry.mtime
+                self._finish_later(entry)
             elif not name.startswith(_WHITEOUT):
                 self._finish.pop(entry.path, None)
             elif name != _OPAQUE:
@@ -81,9 +83,15 @@ class Unpacker:
             done(reader.unpacked)
 
     def _drop_finish(self, path: bytes) -> None:
-        prefix = path + b"/"
-        for known in [known for known in self._finish if known == path or known.startswith(prefix)]:
-            del self._finish[known]
+        if self._subtrees is None:
+            self._subtrees = Subtrees(self._finish)
+        for known in self._subtrees.take(path):
+            self._finish.pop(known, None)
+
+    def _finish_later(self, entry: Entry) -> None:
+        self._finish[entry.path] = entry.mode, entry.mtime
+        if self._subtrees is not None:
+            self._subtrees.add(entry.path)
 
     def finish(self) -> None:
         """Give the folders their modes and times, those below first."""
@@ -223,7 +231,7 @@ class Unpacker:
 
     def _attributes(self, entry: Entry, fd: int) -> None:
         if stat.S_ISDIR(entry.mode):
-            self._finish[entry.path] = entry.mode, entry.mtime
+            self._finish_later(entry)
         if self._owners:
             os.fchown(fd, entry.uid, entry.gid)
         else:

@@ -13,6 +13,7 @@ import zipfile
 from typing import IO, TYPE_CHECKING
 
 from ...compat.errors import UsageError
+from ..disks import mounting
 from ..image import compress, tarheader
 from ..image.digest import of_file
 from ..inventory.application import look
@@ -53,8 +54,8 @@ def is_archive(path: str) -> bool:
 
 
 def is_system(tree: Tree) -> bool:
-    """Whether a tree is a root file system."""
-    return tree.status(b"etc") is not None and any(tree.status(name) is not None for name in (b"usr", b"bin", b"sbin"))
+    """Whether a tree is a root file system. A folder of an application may have an etc and a bin of its own."""
+    return tree.status(b"etc") is not None and (tree.status(b"usr") is not None or mounting.is_system(tree))
 
 
 class ApplicationSource:
@@ -100,7 +101,13 @@ class ApplicationSource:
         with open(self._path, "rb") as file:
             head = file.read(6)
             file.seek(0)
-            broken: tuple[type[Exception], ...] = (*compress.errors(), zipfile.BadZipFile, NotImplementedError)
+            # zipfile says so of an encrypted member
+            broken: tuple[type[Exception], ...] = (
+                *compress.errors(),
+                zipfile.BadZipFile,
+                NotImplementedError,
+                RuntimeError,
+            )
             try:
                 with open(self._spool, "wb") as target:
                     if head.startswith(b"PK"):

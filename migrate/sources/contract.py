@@ -40,6 +40,8 @@ class Opened:
         self.notes: list[str] = []
         self.settings: dict[str, Any] = {}  # of an image: its config's `config`
         self.architecture = ""
+        self.about: dict[str, Any] = {}  # and what else that says of it: author, variant
+        self.annotations: dict[str, str] = {}  # of its manifest
         self.application: Application | None = None
 
 

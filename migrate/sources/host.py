@@ -43,6 +43,7 @@ _TOLERATED = re.compile(
 )
 _CHUNK = 1 << 20
 _MOST_NOTES = 20
+_MOUNTS = "cat /proc/self/mountinfo 2>/dev/null || cat /proc/mounts"  # Linux 2.6.26
 
 
 class HostTree(IndexedTree):
@@ -95,7 +96,7 @@ class HostSource:
         ssh = self._ssh
         self._done(f"connecting to {ssh.target}", 0)
         ssh.connect()
-        self._roots, notes = mounts(ssh.output(["cat", "/proc/mounts"]))
+        self._roots, notes = mounts(ssh.output(["sh", "-c", _MOUNTS]))
         self._look_at_tools()
         self._load()
         self._done("listing files", 0)

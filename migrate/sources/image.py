@@ -33,7 +33,13 @@ class ImageSource:
 
     def __enter__(self) -> Opened:
         self._folder = tempfile.mkdtemp(prefix=".joey-layers-", dir=self._options.work)
-        image = self._open()
+        try:
+            return self._opened(self._open())
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def _opened(self, image: Image) -> Opened:
         self._digest = str(image.descriptor["digest"])
         paths = []
         for index in range(len(image.layers)):
@@ -47,6 +53,9 @@ class ImageSource:
         opened.facts = {"reader": "layers", "image": self._digest}
         opened.settings = image.settings
         opened.architecture = str(image.config.get("architecture") or "")
+        opened.about = {key: image.config[key] for key in ("author", "variant") if key in image.config}
+        notes = image.manifest.get("annotations") or {}
+        opened.annotations = {str(key): str(value) for key, value in notes.items() if not key.startswith("io.joey.")}
         return opened
 
     def _open(self) -> Image:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import stat
 from typing import IO, NamedTuple
 
+from ...compat import files
+from ...compat.files import Mount
 from ...runtime.tables import plain
 from ..trees.entry import Entry
 from ..trees.paths import in_order
@@ -42,24 +43,35 @@ def write_states(path: str, found: dict[bytes, bytes]) -> None:
 
 
 def mounts(table: bytes) -> tuple[list[str], list[str]]:
-    """The mount points of disks in /proc/mounts, each device once; notes of what is not read."""
-    found: dict[str, str] = {}
+    """The mount points of disks in a table (mountinfo, or /proc/mounts of kernels before 2.6.26), each file system
+    once, where most of it is; notes of what is not read.
+    """
+    found: dict[tuple[str, str], Mount] = {}
     notes = []
-    for line in table.decode("utf-8", "surrogateescape").splitlines():
-        fields = line.split(" ")
-        if len(fields) < 4:
-            continue
-        device, place, kind = fields[0], re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[1]), fields[2]
-        volume = next((option for option in fields[3].split(",") if option.startswith("subvol=")), "")
-        if place == "/":
-            found[f"{device} {volume}"] = "/"
-        elif kind in _DISKS:
-            found.setdefault(f"{device} {volume}", place)
+    for mount in _table(table.decode("utf-8", "surrogateescape")):
+        place, kind, device = mount.target, mount.fstype, mount.source
+        where = f"{plain(place)} ({kind})"
+        volume = next((option for option in mount.options if option.startswith("subvol=")), "")
+        if place == "/" or kind in _DISKS:
+            known = found.get((device, volume))
+            if known is None or place == "/" or (len(mount.root) < len(known.root) and known.target != "/"):
+                found[device, volume] = mount
         elif kind in _NETWORK or kind.startswith("fuse.ssh") or device.startswith("//"):
-            notes.append(f"{plain(place)} ({kind}) comes from the network: its files are not in the image")
+            notes.append(f"{where} comes from the network: its files are not in the image")
         elif (device.startswith("/dev/") or kind.startswith("fuse.")) and not device.startswith("/dev/loop"):
-            notes.append(f"{plain(place)} ({kind}) is not read: its files are not in the image")
-    return list(dict.fromkeys(["/", *found.values()])), notes
+            notes.append(f"{where} is not read: its files are not in the image")
+    return list(dict.fromkeys(["/", *(mount.target for mount in found.values())])), notes
+
+
+def _table(text: str) -> list[Mount]:
+    if found := files.mounts(text):
+        return found
+    rows = [line.split(" ") for line in text.splitlines()]
+    return [
+        Mount(files.unescape(row[1]), row[2], files.unescape(row[0]), tuple(row[3].split(",")), "")
+        for row in rows
+        if len(row) >= 4
+    ]
 
 
 def rows(stream: IO[bytes]) -> dict[bytes, Row]:

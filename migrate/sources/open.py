@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...compat.errors import UsageError
 from ..disks.ova import is_appliance
+from ..image import archive
 from .application import ApplicationSource, is_archive
 from .contract import Options
 from .disk import DiskSource
@@ -44,6 +45,7 @@ def _source_of(words: list[str], options: Options, done: Callable[[str, float], 
         if len(words) > 1:
             raise UsageError("a host is a source of its own", f"give {words[0]} alone")
         return HostSource(words[0], options, done)
+    words = [_image_at(word) for word in words]
     for word in words:
         transport = word.partition(":")[0]
         if transport in ("oci", "docker-archive", "docker") and ":" in word and not os.path.lexists(word):
@@ -68,3 +70,12 @@ def _source_of(words: list[str], options: Options, done: Callable[[str, float], 
                 raise UsageError("a folder or an archive is a source of its own", f"give {word} alone")
             return ApplicationSource(word, options, done)
     return DiskSource(words, options, done)
+
+
+def _image_at(path: str) -> str:
+    """An image that is given by its path alone, as a reference; any other word as it is."""
+    if os.path.isfile(os.path.join(path, "oci-layout")) and os.path.isfile(os.path.join(path, "index.json")):
+        return f"oci:{path}"
+    if os.path.isfile(path) and archive.is_archive(path):
+        return f"docker-archive:{path}"
+    return path

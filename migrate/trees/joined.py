@@ -43,6 +43,10 @@ class RootTree(IndexedTree):
         known = self._known.get(path)
         return known.target if known is not None and known.kind == "link" else None
 
+    def paths(self) -> Iterable[bytes]:
+        """Every path, in no order."""
+        return self._known.keys()
+
     def below(self, path: bytes, into: Callable[[Entry], bool]) -> Iterator[bytes]:
         """All that is below a path, but in directories that `into` says no to."""
         todo = [path]
@@ -77,9 +81,10 @@ class JoinedTree(IndexedTree):
             self._own[path] = own
         self._order_links()
         # a folder that both have is the root's
-        for path in [path for path in self._picked if path in self._own]:
-            if root.has(path) and root.entry(path).kind == "directory" and stat.S_ISDIR(self._own[path].mode):
+        for path in [path for path, own in self._own.items() if stat.S_ISDIR(own.mode)]:
+            if root.has(path) and root.entry(path).kind == "directory":
                 del self._own[path]
+                self._picked.add(path)
         self._picked = {path for path in self._picked if root.has(path)}
         self.index([*self._own, *self._picked])
 

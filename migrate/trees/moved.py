@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from .entry import Content, Tree
 
+_MODES = {b"root": 0o700, b"tmp": 0o1777, b"var/tmp": 0o1777}  # of folders that are made up
+
 
 def opener(tree: Tree, path: bytes) -> Callable[[], Content]:
     """What opens a file of a tree at any time: an entry's own serves only while its walk stands there."""
@@ -35,6 +37,7 @@ class MovedTree(IndexedTree):
 
     def __init__(self, tree: Tree, top: bytes, prefix: bytes) -> None:
         super().__init__()
+        self.losses = tree.losses
         self._entries: dict[bytes, Entry] = {}
         newest = 0
         for entry in tree.entries():
@@ -50,7 +53,9 @@ class MovedTree(IndexedTree):
             self._entries[path] = moved
             newest = max(newest, entry.mtime)
         for at in [0, *(index for index, byte in enumerate(prefix) if byte == 0x2F), len(prefix)]:
-            self._entries.setdefault(prefix[:at], Entry(prefix[:at], stat.S_IFDIR | 0o755, 0, 0, newest))
+            self._entries.setdefault(
+                prefix[:at], Entry(prefix[:at], stat.S_IFDIR | _MODES.get(prefix[:at], 0o755), 0, 0, newest)
+            )
         self.index(self._entries)
 
     def has(self, path: bytes) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 MAX_LINKS = 40
 
@@ -39,3 +39,30 @@ def resolve(path: bytes, link: Callable[[bytes], bytes | None]) -> bytes:
             at = []
         todo += [piece for piece in reversed(target.split(b"/")) if piece not in (b"", b".")]
     return b"/".join(at)
+
+
+class Subtrees:
+    """Paths by their folders: what is below one is found without a look at all others."""
+
+    def __init__(self, paths: Iterable[bytes] = ()) -> None:
+        self._names: dict[bytes, set[bytes]] = {}
+        for path in paths:
+            self.add(path)
+
+    def add(self, path: bytes) -> None:
+        while path:
+            folder, _, name = path.rpartition(b"/")
+            names = self._names.setdefault(folder, set())
+            if name in names:
+                return
+            names.add(name)
+            path = folder
+
+    def take(self, top: bytes) -> list[bytes]:
+        """Take a path out, and all that is below it; what that was."""
+        out = [top]
+        for path in out:
+            out += [path + b"/" + name if path else name for name in self._names.pop(path, ())]
+        folder, _, name = top.rpartition(b"/")
+        self._names.get(folder, set()).discard(name)
+        return out

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..image.digest import ImageError
 from ..image.layerreader import LayerReader
-from .entry import Entry, link_together
+from .entry import Entry, link_together, shown
 from .indexed import IndexedTree
 from .paths import in_order
 
@@ -88,24 +88,36 @@ class SpoolTree(IndexedTree):
                     if entry.open is not None:
                         offset = file.tell()
                         if offset + entry.size > total:
-                            return
+                            if self._cut_off:
+                                return
+                            raise ImageError(f"{os.path.basename(path)} ends amid {shown(entry.path)}: it is cut off")
                         entry.open = _opener(path, offset, entry.size)
                         reader.seek_over(file)
                         self.end = file.tell()
                     elif entry.first:
+                        entry.first = self.place(entry.first)
                         first = self._entries.get(entry.first)
                         if first is None:
+                            self.without(entry)
                             continue
-                        entry = _same_file(entry, first)  # noqa: PLW2901
+                        entry = same_file(entry, first)  # noqa: PLW2901
                     self.keep(entry, made)
                     self.end = max(self.end, file.tell() if entry.open is None or entry.first else 0)
             except ImageError:
                 if not self._cut_off:
                     raise
+            self.losses += reader.losses
 
     def keep(self, entry: Entry, made: set[bytes]) -> None:
         """Put an entry of an archive over what the earlier ones have. `made` is for a subclass's use."""
         self._entries[entry.path] = entry
+
+    def place(self, path: bytes) -> bytes:
+        """Where what an archive has at a path goes."""
+        return path
+
+    def without(self, entry: Entry) -> None:
+        """A hard link to what no archive has."""
 
     def finish(self) -> None:
         """All archives were read."""
@@ -122,14 +134,14 @@ class SpoolTree(IndexedTree):
 
     def entry(self, path: bytes) -> Entry:
         """An entry that may be changed by who gets it."""
-        return _same_file(self._entries[path], self._entries[path])
+        return same_file(self._entries[path], self._entries[path])
 
     def target(self, path: bytes) -> bytes | None:
         entry = self._entries.get(path)
         return entry.target if entry is not None and entry.kind == "link" else None
 
 
-def _same_file(entry: Entry, file: Entry) -> Entry:
+def same_file(entry: Entry, file: Entry) -> Entry:
     """An entry with the attributes and content of a file."""
     return Entry(
         entry.path, file.mode, file.uid, file.gid, file.mtime, file.size, file.target, file.device, file.xattrs,

@@ -43,7 +43,7 @@ def test_create_start_kill_delete(joey: Joey, bundle: MakeBundle, tmp_path: Path
     joey("start", name)
     wait_for((folder / "rootfs" / "tmp" / "proof").exists)
     assert joey.state(name)["status"] == "running"
-    assert "cannot start a container that is running" in joey("start", name, check=False).stderr
+    assert "cannot start an already running container" in joey("start", name, check=False).stderr
     done = joey("delete", name, check=False)
     assert (done.returncode, "that is not stopped: running" in done.stderr) == (1, True)
     joey("kill", name, "KILL")

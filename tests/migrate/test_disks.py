@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -230,6 +231,44 @@ def test_a_btrfs_root_in_a_subvolume(tree: Path, joey: Joey, tmp_path: Path) -> 
     migrate(joey, disk, "--to", f"oci:{tmp_path}/image")
     result = unpacked(joey, tmp_path / "image")
     assert listing(result / "home/user") == listing(tree / "home/user")
+
+
+def test_a_btrfs_root_under_a_name_of_its_own(tree: Path, joey: Joey, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    make_file_system(disk, "btrfs", 256 * MIB, None)
+    with mounted(disk) as place:
+        for name in ("data", "rootvol"):
+            run("btrfs", "-q", "subvolume", "create", place / name)
+        run("cp", "-a", f"{tree}/.", place / "rootvol")
+    migrate(joey, disk, "--to", f"oci:{tmp_path}/image")
+    assert_same(tree, unpacked(joey, tmp_path / "image"))
+    with mounted(disk) as place:
+        run("btrfs", "-q", "subvolume", "snapshot", place / "rootvol", place / "before")
+    done = migrate(joey, disk, "--to", f"oci:{tmp_path}/none", check=False)
+    assert "more than one root file system in it: 'before', 'rootvol'" in done.stderr
+
+
+def test_a_btrfs_on_two_disks(tree: Path, joey: Joey, tmp_path: Path) -> None:
+    disks = [tmp_path / "a.raw", tmp_path / "b.raw"]
+    for disk in disks:
+        with disk.open("wb") as file:
+            file.truncate(256 * MIB)
+    with contextlib.ExitStack() as stack:
+        loops = [stack.enter_context(loop(disk)) for disk in disks]
+        run("mkfs.btrfs", "-q", "-d", "raid0", "-m", "raid1", *loops)
+        (tmp_path / "place").mkdir()
+        run("mount", "-o", f"device={loops[1]}", loops[0], tmp_path / "place")
+        try:
+            run("cp", "-a", f"{tree}/.", tmp_path / "place")
+        finally:
+            run("umount", tmp_path / "place")
+    before = [digest(disk) for disk in disks]
+    migrate(joey, *disks, "--to", f"oci:{tmp_path}/image")
+    assert_same(tree, unpacked(joey, tmp_path / "image"))
+    for disk, was in zip(disks, before, strict=True):
+        assert_untouched(disk, was)
+    done = migrate(joey, disks[0], "--to", f"oci:{tmp_path}/none", check=False)
+    assert (done.returncode, "can't be mounted" in done.stderr) == (1, True)
 
 
 def test_the_same_recipe_gives_the_same_bytes(ext4: Path, joey: Joey, tmp_path: Path) -> None:

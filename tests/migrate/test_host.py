@@ -259,6 +259,17 @@ def test_addresses_that_are_none(word: str) -> None:
         parse(word)
 
 
+def test_mounts_of_a_host_that_binds_before_it_mounts() -> None:
+    table = (
+        b"15 20 0:3 / /proc rw - proc proc rw\n20 1 8:2 / / rw - ext4 /dev/sda2 rw\n"
+        b"21 20 8:16 /www /srv/www rw shared:1 - xfs /dev/sdb rw\n22 20 8:16 / /with\\040space rw - xfs /dev/sdb rw\n"
+        b"23 20 8:2 /etc /mnt/etc rw - ext4 /dev/sda2 rw\n24 20 0:40 / /data rw - nfs4 nas:/x rw\n"
+    )
+    assert listing.mounts(table) == (
+        ["/", "/with space"], ["/data (nfs4) comes from the network: its files are not in the image"]
+    )  # fmt: skip
+
+
 def test_mounts_of_a_host() -> None:
     table = (
         b"rootfs / rootfs rw 0 0\nproc /proc proc rw 0 0\n/dev/sda2 / ext4 rw 0 0\n/dev/sda1 /boot ext4 rw 0 0\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -184,6 +185,28 @@ def test_a_truncated_image(format: str, ext4: Path, joey: Joey, tmp_path: Path) 
     for size in (700, disk.stat().st_size // 2):
         os.truncate(disk, size)
         refused(joey, disk)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("qcow2", ""), ("vdi", ""), ("vpc", ""), *(("vmdk", f"subformat={kind}") for kind in (
+        "monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "streamOptimized"))],
+)  # fmt: skip
+def test_an_image_without_its_end(format: str, options: str, ext4: Path, joey: Joey, tmp_path: Path) -> None:
+    """Whose metadata is whole: qemu reads zeros where the rest of the data was."""
+    disk = tmp_path / "disk.raw"
+    shutil.copy(ext4, disk)
+    with disk.open("r+b") as file:  # data at the end of the disk, whatever it belongs to
+        file.seek(-4 * MIB, 2)
+        file.write(os.urandom(4 * MIB))
+    image = tmp_path / f"disk.{format}"
+    run("qemu-img", "convert", "-f", "raw", "-O", format, *(["-o", options] if options else []), disk, image)
+    disk.unlink()
+    largest = max(tmp_path.glob("disk*"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - MIB)
+    said = refused(joey, image)
+    assert "is cut off" in said or "damaged" in said
 
 
 @pytest.mark.root
