@@ -197,8 +197,8 @@ COMMAND = Command(
     detail=(
         "SOURCE is a disk image (raw, qcow2, VMDK, VDI, VHD, VHDX, OVA, OVF), several of one machine, a block device,\n"
         "a folder or archive (tar, compressed or not, zip) with a root file system or an application in it,\n"
-        "ssh://[USER@]HOST[:PORT], or an image (oci:DIR:NAME, docker-archive:FILE, docker://HOST/NAME:TAG) to be cut\n"
-        "into layers anew. Sources are only read."
+        "a program, a script, a .jar, ssh://[USER@]HOST[:PORT], or an image (oci:DIR:NAME, docker-archive:FILE,\n"
+        "docker://HOST/NAME:TAG) to be cut into layers anew. Sources are only read."
     ),
     verbs={
         "inspect": (

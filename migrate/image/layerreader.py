@@ -6,6 +6,7 @@ Source: POSIX pax(1), GNU tar's manual (Standard, Extensions), image-spec layer.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from base64 import b64decode
@@ -20,6 +21,7 @@ from .digest import ImageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..trees.entry import Content
     from .compress import Stream
 
 _BLOCK = 512
@@ -40,6 +42,7 @@ _KINDS = {
     b"5": stat.S_IFDIR,
     b"6": stat.S_IFIFO,
 }
+_MOST_PIECES = 1 << 20
 _FILES = (b"0", b"\0", b"7")
 _SKIP = 1 << 18
 _BEYOND_ALL_TIMES = (1 << 55) * 1_000_000_000  # in ns; ext4 ends in 2446, btrfs with 64 bits of seconds
@@ -60,6 +63,37 @@ class _Content:
         pass
 
 
+class Sparse(io.RawIOBase):
+    """A file of pieces (place, length) that follow each other in a content; zeros are between them."""
+
+    def __init__(self, content: Content, pieces: list[tuple[int, int]], size: int) -> None:
+        self._content = content
+        self._pieces = pieces
+        self._size = size
+        self._at = 0
+        self._next = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        start, length = self._pieces[self._next] if self._next < len(self._pieces) else (self._size, 0)
+        if self._at < start:
+            count = min(len(buffer), start - self._at)
+            buffer[:count] = bytes(count)
+        else:
+            count = self._content.readinto(buffer[: start + length - self._at]) or 0
+        self._at += count
+        if length and self._at == start + length:
+            self._next += 1
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._content.close()
+        super().close()
+
+
 class LayerReader:
     """A layer that is being read. `file` gives the tar stream, uncompressed; `name` is for messages.
 
@@ -72,6 +106,7 @@ class LayerReader:
         self._most = most
         self._most_entries = most_entries
         self._left = 0  # of the content at hand
+        self.pieces: list[tuple[int, int]] | None = None  # of the file at hand, where holes of it are left out
         self._pad = 0
         self._errors = compress.errors()
         self.unpacked = 0
@@ -85,6 +120,7 @@ class LayerReader:
         headers = 0
         while True:
             self._skip()
+            self.pieces = None
             head = self._exactly(_BLOCK, at_end=True)
             if not head:
                 return
@@ -126,6 +162,11 @@ class LayerReader:
             raise self._bad("it ends amid a file")
         self._left -= count
         return count
+
+    @property
+    def stored(self) -> int:
+        """How many bytes of the content at hand are still to come."""
+        return self._left
 
     def seek_over(self, file: IO[bytes]) -> None:
         """Pass over the content at hand without reading it, in the file that the stream is."""
@@ -263,8 +304,7 @@ class LayerReader:
         if extra:
             name = extra.get(b"path", name)
             link = extra.get(b"linkpath", link)
-            if any(key.startswith(b"GNU.sparse") for key in extra):
-                raise self._bad(f"{shown(name)} is stored as a sparse file, which no layer should have")
+            name = extra.get(b"GNU.sparse.name", name)
             if b"size" in extra:
                 size = self._decimal(extra[b"size"], "size")
             if b"uid" in extra:
@@ -276,6 +316,9 @@ class LayerReader:
             xattrs = tuple(sorted(self._attributes(extra).items()))
         if any(b"\0" in key for key, _ in xattrs):
             raise self._bad(f"{shown(name)} has an attribute whose name no file can have")
+        sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in extra)
+        if kind == b"S":
+            kind = b"0"
         if kind in (b"0", b"\0") and name.endswith(b"/"):
             kind = b"5"  # as very old archives have directories
         if kind not in _KINDS:
@@ -301,7 +344,64 @@ class LayerReader:
             entry.size = self._left = size
             self._pad = -size % _BLOCK
             entry.open = lambda: _Content(self)
+            if sparse:
+                self._sparse(entry, head, extra)
         return entry
+
+    def _sparse(self, entry: Entry, head: bytes, extra: dict[bytes, bytes]) -> None:
+        """A file whose holes were left out. Source: GNU tar's manual, Storing Sparse Files."""
+        if b"GNU.sparse.major" in extra:
+            size = self._decimal(extra.get(b"GNU.sparse.realsize", b""), "size")
+            words = self._map_in_content()
+        elif b"GNU.sparse.map" in extra:
+            size = self._decimal(extra.get(b"GNU.sparse.size", b""), "size")
+            words = extra[b"GNU.sparse.map"].split(b",")
+        elif head[156:157] == b"S":
+            size = self._number(head[483:495])
+            words = self._map_in_headers(head)
+        else:
+            raise self._bad(f"{shown(entry.path)} is stored as a sparse file in a way that joey does not read")
+        numbers = [self._decimal(word, "place") for word in words]
+        pieces = list(zip(numbers[::2], numbers[1::2], strict=False))
+        ends = [0, *(at + length for at, length in pieces)]
+        packed = sum(length for _, length in pieces)
+        if (
+            len(numbers) % 2
+            or packed != self._left
+            or ends[-1] > size
+            or any(at < end for (at, _), end in zip(pieces, ends, strict=False))
+        ):
+            raise self._bad(f"{shown(entry.path)} is a sparse file whose pieces make no sense")
+        entry.size, entry.holes = size, size - packed
+        self.unpacked += entry.holes
+        if self.unpacked > self._most:
+            raise self._bad(f"more than {self._most} bytes")
+        kept = self.pieces = [(at, length) for at, length in pieces if length]
+        entry.open = lambda: Sparse(_Content(self), kept, size)
+
+    def _map_in_headers(self, head: bytes) -> list[bytes]:
+        out: list[bytes] = []
+        block, first, count, more = head, 386, 4, 482
+        while True:
+            fields = [block[at : at + 12] for at in range(first, first + 24 * count, 12)]
+            out += [b"%d" % self._number(field) for field in fields if field.strip(b"\0 ")]
+            if not block[more]:
+                return out
+            if len(out) > 2 * _MOST_PIECES:
+                raise self._bad("a sparse file of too many pieces")
+            block, first, count, more = self._exactly(_BLOCK), 0, 21, 504
+
+    def _map_in_content(self) -> list[bytes]:
+        """Lines of decimals before the content: how many pieces, where each is and how long."""
+        data = b""
+        while True:
+            lines = data.split(b"\n")
+            if len(lines) > 1 and len(lines) > 1 + 2 * (count := self._decimal(lines[0], "count of pieces")):
+                return lines[1 : 1 + 2 * count]
+            if len(data) > 48 * _MOST_PIECES or self._left < _BLOCK:
+                raise self._bad("a sparse file of too many pieces")
+            data += self._exactly(_BLOCK)
+            self._left -= _BLOCK
 
     def _plain(self, name: bytes) -> bytes:
         """A name as a path from the root. Raises ImageError for one that leads out of it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..trees.entry import first_bytes, read, shown
-from . import script
+from . import script, starters
 from .elf import MAGIC, parse
 
 if TYPE_CHECKING:
@@ -123,7 +123,10 @@ def look(tree: Tree, prefix: bytes) -> Application:
             _ports(tree, entry, found)
     found.libraries = {library: who for library, who in needed.items() if library not in own}
     found.programs = [path for path, kind in executables if kind == "program"]
-    _entrypoint(found, executables, prefix)
+    if start := starters.by_procfile(tree, prefix):
+        found.reasons["procfile"] = start.why
+        found.entrypoint = start.command
+    _entrypoint(found, executables, prefix, starters.by_runtime(tree, prefix, found.runtimes))
     found.reasons.setdefault("user", "no unit and no script of its names another")
     _health(found, executables)
     _advise(found)
@@ -166,7 +169,9 @@ def _ports(tree: Tree, entry: Entry, found: Application) -> None:
                 found.ports.setdefault(int(number), shown(entry.path))
 
 
-def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: bytes) -> None:
+def _entrypoint(
+    found: Application, executables: list[tuple[str, str]], prefix: bytes, start: starters.Start | None
+) -> None:
     """Which of its executables starts it."""
     name = prefix.rpartition(b"/")[2].decode("utf-8", "replace")
     stem = re.split(r"[-_.]\d", name)[0]
@@ -175,6 +180,9 @@ def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: 
     if started := found.reasons.pop("unit", ""):
         unit, _, command = started.partition(": ")
         found.entrypoint, found.reasons["entrypoint"] = shlex.split(command), f"{unit} starts it so"
+        return
+    if why := found.reasons.pop("procfile", ""):
+        found.reasons["entrypoint"] = why
         return
     for wanted in (name, stem, f"{stem}.sh", f"{stem}d"):
         for path, last in places:
@@ -188,6 +196,11 @@ def _entrypoint(found: Application, executables: list[tuple[str, str]], prefix: 
                 found.entrypoint = [path, "run"] if wanted == "catalina.sh" else [path]
                 found.reasons["entrypoint"] = f"{last} is a usual name for what starts an application"
                 return
+    if start:
+        found.entrypoint, found.reasons["entrypoint"] = start.command, start.why
+        for number, where in start.ports.items():
+            found.ports.setdefault(number, where)
+        return
     programs = [path for path, kind in executables if kind == "program" and ".so" not in path.rpartition("/")[2]]
     for group, what in ((programs, "program"), ([path for path, _ in executables], "executable")):
         if len(group) == 1:

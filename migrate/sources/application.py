@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _LARGEST = 1 << 40  # of what an archive unpacks to
-_ENDINGS = re.compile(r"(\.tar)?\.(gz|bz2|xz|zst|tgz|tbz2?|txz|zip|tar)$|\.tar$", re.IGNORECASE)
+_ARCHIVES_OF_JAVA = (".jar", ".war")
+_ENDINGS = re.compile(r"(\.tar)?\.(jar|war|gz|bz2|xz|zst|tgz|tbz2?|txz|zip|tar)$|\.tar$", re.IGNORECASE)
 _VERSION = re.compile(r"[-_.]v?\d+(\.\d+)*([-_.](bin|dist|linux|x86_64|amd64|x64|release|final))*$", re.IGNORECASE)
 
 
@@ -51,6 +52,18 @@ def is_archive(path: str) -> bool:
             return compress.reader(file, kind).readinto(memoryview(block)) >= 262 and block[257:262] == b"ustar"
     except broken:
         return False
+
+
+def is_single(path: str) -> bool:
+    """Whether a file is an application by itself: a program, a script, an archive of Java."""
+    if path.lower().endswith(_ARCHIVES_OF_JAVA):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+    except OSError:
+        return False
+    return head == b"\x7fELF" or (head[:2] == b"#!" and os.access(path, os.X_OK))
 
 
 def is_system(tree: Tree) -> bool:
@@ -79,7 +92,11 @@ class ApplicationSource:
             self._unpack()
             tree = ArchiveTree([self._spool])
         title = os.path.basename(os.path.abspath(path))
-        kind = self._options.kind or ("machine" if is_system(tree) else "application")
+        kind = (
+            self._options.kind
+            or ("application" if is_single(path) else "")
+            or ("machine" if is_system(tree) else "application")
+        )
         if kind == "machine":
             opened = Opened(tree, "folder", title)
             opened.facts = {"reader": "folder" if self._folder else "archive"}
@@ -98,6 +115,10 @@ class ApplicationSource:
     def _unpack(self) -> None:
         """Put the archive into the work folder as a plain tar, and note its digest."""
         self._digest = of_file(self._path)
+        if is_single(self._path):
+            with open(self._spool, "wb") as target:
+                _from_file(self._path, target)
+            return
         with open(self._path, "rb") as file:
             head = file.read(6)
             file.seek(0)
@@ -140,6 +161,24 @@ class ApplicationSource:
     def digest(self) -> str:
         """Of an archive its file's."""
         return self._digest
+
+
+def _from_file(path: str, target: IO[bytes]) -> None:
+    """One file as a tar."""
+    status = os.stat(path)
+    mode = 0o644 if path.lower().endswith(_ARCHIVES_OF_JAVA) else 0o755
+    entry = Entry(os.fsencode(os.path.basename(path)), stat.S_IFREG | mode, 0, 0, status.st_mtime_ns)
+    entry.size = status.st_size
+    target.write(tarheader.header(entry))
+    with open(path, "rb") as file:
+        left = entry.size
+        while data := file.read(min(_CHUNK, left)):
+            target.write(data)
+            left -= len(data)
+    if left:
+        raise TreeError(f"{path} became shorter while it was read")
+    target.write(tarheader.padding(entry.size))
+    target.write(tarheader.END)
 
 
 def _top(tree: Tree) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...compat.errors import UsageError
 from ..disks.ova import is_appliance
 from ..image import archive
-from .application import ApplicationSource, is_archive
+from .application import ApplicationSource, is_archive, is_single
 from .contract import Options
 from .disk import DiskSource
 from .packages import PackagesSource, is_package
@@ -65,7 +65,7 @@ def _source_of(words: list[str], options: Options, done: Callable[[str, float], 
                 f"there is no {word}",
                 "disk images of one machine, a folder, ssh://HOST, or oci:DIR:NAME",
             )
-        if os.path.isdir(word) or (not is_appliance(word) and is_archive(word)):
+        if os.path.isdir(word) or (not is_appliance(word) and (is_archive(word) or is_single(word))):
             if len(words) > 1:
                 raise UsageError("a folder or an archive is a source of its own", f"give {word} alone")
             return ApplicationSource(word, options, done)

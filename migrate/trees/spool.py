@@ -11,13 +11,15 @@ import os
 from typing import TYPE_CHECKING
 
 from ..image.digest import ImageError
-from ..image.layerreader import LayerReader
+from ..image.layerreader import LayerReader, Sparse
 from .entry import Entry, link_together, shown
 from .indexed import IndexedTree
 from .paths import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from .entry import Content
 
 
 class _Part(io.RawIOBase):
@@ -87,11 +89,12 @@ class SpoolTree(IndexedTree):
                 for entry in reader:
                     if entry.open is not None:
                         offset = file.tell()
-                        if offset + entry.size > total:
+                        stored = reader.stored
+                        if offset + stored > total:
                             if self._cut_off:
                                 return
                             raise ImageError(f"{os.path.basename(path)} ends amid {shown(entry.path)}: it is cut off")
-                        entry.open = _opener(path, offset, entry.size)
+                        entry.open = _opener(path, offset, stored, entry.size, reader.pieces)
                         reader.seek_over(file)
                         self.end = file.tell()
                     elif entry.first:
@@ -149,5 +152,9 @@ def same_file(entry: Entry, file: Entry) -> Entry:
     )  # fmt: skip
 
 
-def _opener(path: str, offset: int, size: int) -> Callable[[], _Part]:
-    return lambda: _Part(path, offset, size)
+def _opener(
+    path: str, offset: int, stored: int, size: int, pieces: list[tuple[int, int]] | None
+) -> Callable[[], Content]:
+    if pieces is None:
+        return lambda: _Part(path, offset, stored)
+    return lambda: Sparse(_Part(path, offset, stored), pieces, size)

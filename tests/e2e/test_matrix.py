@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -73,3 +74,28 @@ def test_the_vagrantfile_has_every_box() -> None:
     boxed = [line.split()[0] for line in matrix("list").stdout.splitlines() if "generic/" in line]
     assert len(boxed) > 10
     assert all(f"\n{name} " in status for name in boxed)
+
+
+@pytest.mark.skipif(
+    not Path("/usr/sbin/libvirtd").exists(), reason="needs libvirt-daemon, vagrant-libvirt and extlinux"
+)
+def test_a_box_is_brought_up_runs_the_suite_and_is_destroyed(tmp_path: Path) -> None:
+    """A real box with a real Vagrant and libvirt, by QEMU's own emulation of a processor."""
+    box = subprocess.run(
+        [TOP / "tools/vagrant-box", "bookworm"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = {**os.environ, "JOEY_LIBVIRT_DRIVER": "qemu", "JOEY_BOX_DEBIAN_12": box, "TMPDIR": str(tmp_path)}
+    command: list[str | Path] = [TOP / "tools/with-libvirt", TOP / "tools/matrix", "run", "--provider", "vagrant"]
+    done = subprocess.run(
+        [*command, "--only", "debian-12", "--out", tmp_path / "out"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "out/debian-12/log").read_text()[-3000:]
+    result = json.loads((tmp_path / "out/debian-12/result.json").read_text())
+    assert (result["provider"], result["release"][:4], result["drift"]) == ("vagrant", "6.1.", [])
+    assert [item["test"] for item in result["tests"] if item["result"] != "passed"] == []
+    assert "==> debian-12: Removing domain..." in (tmp_path / "out/debian-12/log").read_text()
+    assert os.listdir(tmp_path) == ["out"], "its machines, disks and daemons are gone with it"

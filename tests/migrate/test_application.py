@@ -234,7 +234,7 @@ def test_an_archive_of_a_machine_is_one(tree: Path, joey: Joey, tmp_path: Path) 
     [
         (["app.jar"], "java"),
         (["package.json", "index.js"], "node"),
-        (["requirements.txt", "app.py"], "python"),
+        (["requirements.txt", "thing.txt"], "python"),
         (["x.runtimeconfig.json"], "dotnet"),
         (["composer.json"], "php"),
     ],

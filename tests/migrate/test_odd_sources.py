@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from joey.migrate.image.digest import ImageError
+
 from ..conftest import Joey
 from .guests import MIB, make_file_system, partitioned, run
 from .test_disks import migrate, unpacked
 from .test_hostile_disks import refused
-from .test_layers import archive
+from .test_layers import archive, read_all
 from .test_unpack import image
 
 pytestmark = pytest.mark.root
@@ -411,3 +413,106 @@ def test_a_killed_list_leaves_nothing_running(joey: Joey, tmp_path: Path) -> Non
     assert not migrating()
     joey("migrate", "batch", str(tmp_path / "all.yaml"))
     joey("image", "verify", f"{tmp_path}/images:a")
+
+
+# --- what starts an application ----------------------------------------------------------------------------------------
+
+
+def jar(path: Path, manifest: str) -> None:
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("META-INF/MANIFEST.MF", manifest)
+
+
+@pytest.mark.parametrize(
+    ("files", "command", "ports"),
+    [
+        ({"Procfile": "worker: x\nweb: gunicorn -b :$PORT app:app\n"}, ["/bin/sh", "-c", "exec gunicorn -b :$PORT app:app"], []),
+        ({"package.json": '{"scripts": {"start": "node ./bin/www.js"}}', "bin/www.js": "app.listen(3000)"}, ["node", "/opt/app/bin/www.js"], [3000]),
+        ({"package.json": '{"scripts": {"start": "next start"}}'}, ["npm", "start"], []),
+        ({"package.json": '{"main": "index.js"}', "index.js": "listen(process.env.PORT || 8081)"}, ["node", "/opt/app/index.js"], [8081]),
+        ({"package.json": '{"main": "../../etc/passwd"}'}, [], []),
+        ({"package.json": "[]"}, [], []),
+        ({"app.py": "app.run(host='0.0.0.0', port=8080)", "requirements.txt": "flask"}, ["python3", "/opt/app/app.py"], [8080]),
+        ({"one.jar": "Manifest-Version: 1.0\nMain-Class: a.B\n", "lib/dep.jar": "Manifest-Version: 1.0\n"}, ["java", "-jar", "/opt/app/one.jar"], []),
+        ({"one.jar": "Main-Class: a.B\n", "two.jar": "Main-Class: a.B\n"}, [], []),
+    ],
+)  # fmt: skip
+def test_how_applications_of_languages_start(
+    files: dict[str, str], command: list[str], ports: list[int], joey: Joey, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / "app" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".jar"):
+            jar(path, text)
+        else:
+            path.write_text(text)
+    found = json.loads(joey("migrate", "inspect", str(tmp_path / "app"), "--json").stdout)
+    assert found["entrypoint"] == command
+    assert sorted(map(int, found["ports"])) == ports
+
+
+def test_a_file_that_is_an_application(joey: Joey, tmp_path: Path) -> None:
+    jar(tmp_path / "shop-1.2.jar", "Main-Class: a.B\n")
+    shutil.copy("/bin/busybox", tmp_path / "tool")
+    (tmp_path / "job").write_text("#!/bin/sh\necho done\n")
+    (tmp_path / "job").chmod(0o755)
+    commands = {
+        "shop-1.2.jar": ["java", "-jar", "/opt/shop/shop-1.2.jar"],
+        "tool": ["/opt/tool/tool"],
+        "job": ["/opt/job/job"],
+    }
+    for name, command in commands.items():
+        migrate(joey, tmp_path / name, "--to", f"oci:{tmp_path}/o-{name}", "--verify")
+        found = json.loads(joey("image", "inspect", f"{tmp_path}/o-{name}", "--json").stdout)["config"]["config"]
+        assert found["Entrypoint"] == command
+    root = unpacked(joey, tmp_path / "o-tool")
+    assert os.access(root / "opt/tool/tool", os.X_OK)
+    assert (root / "opt/tool/tool").read_bytes() == Path("/bin/busybox").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "form", [["--format=gnu"], ["--format=posix", "--sparse-version=1.0"], ["--format=posix", "--sparse-version=0.1"]]
+)
+def test_sparse_files_of_gnu_tar(form: list[str], joey: Joey, tmp_path: Path) -> None:
+    folder = tmp_path / "app"
+    folder.mkdir()
+    for name, pieces, size in (("many", range(0, 600, 7), 4 * MIB), ("hole", (), MIB), ("end", (255,), MIB)):
+        with (folder / name).open("wb") as file:
+            for number in pieces:
+                file.seek(number * 4096)
+                file.write(os.urandom(4096))
+            file.truncate(size)
+    (folder / "plain").write_text("after them\n")
+    run("tar", "-C", tmp_path, "-c", "-S", *form, "-f", tmp_path / "app.tar", "app")
+    assert (tmp_path / "app.tar").stat().st_size < 2 * MIB
+    migrate(joey, tmp_path / "app.tar", "--to", f"oci:{tmp_path}/new", "--verify")
+    place = unpacked(joey, tmp_path / "new") / "opt/app"
+    for path in folder.iterdir():
+        assert (place / path.name).read_bytes() == path.read_bytes(), path.name
+    # as a layer of an image, which docker would unpack, too
+    layout = image(tmp_path, (tmp_path / "app.tar").read_bytes())
+    joey("image", "unpack", str(layout), str(tmp_path / "bundle"))
+    for path in folder.iterdir():
+        assert (tmp_path / "bundle/rootfs/app" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_sparse_files_that_make_no_sense() -> None:
+    def stored(headers: dict[str, str], data: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as made:
+            info = tarfile.TarInfo("f")
+            info.size, info.pax_headers = len(data), headers
+            made.addfile(info, io.BytesIO(data))
+        return out.getvalue()
+
+    one = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1000"}
+    two = {"GNU.sparse.size": "1000"}
+    for headers, data in (
+        (one, b"2\n0\n1\n0\n1\n".ljust(512, b"\0") + b"ab"), (one, b"1\n999\n2\n".ljust(512, b"\0") + b"ab"),
+        (one, b"9999999\n".ljust(512, b"\0")), (one, b"x\n".ljust(512, b"\0")), (one, b""),
+        (two | {"GNU.sparse.map": "0,1,5"}, b"a"), (two | {"GNU.sparse.map": "0,5"}, b"a"), (two | {"GNU.sparse.map": "-1,1"}, b"a"),
+        (two | {"GNU.sparse.offset": "1"}, b"a"), ({"GNU.sparse.size": "1" + "0" * 17, "GNU.sparse.map": "0,1"}, b"a"),
+    ):  # fmt: skip
+        with pytest.raises(ImageError):
+            read_all(stored(headers, data), most=1 << 40)
