@@ -16,7 +16,7 @@ import threading
 import time
 from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit
 
 from ...compat.errors import JoeyError, UsageError
 from . import digest as digests
@@ -78,6 +78,27 @@ def parse(word: str) -> Name:
     return Name(host, repository, tag)
 
 
+def _proxy(scheme: str, netloc: str) -> SplitResult | None:
+    """The proxy that the environment names for a host ($HTTPS_PROXY, $HTTP_PROXY, $NO_PROXY, as curl has them)."""
+    from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+    found = getproxies_environment()
+    word = found.get(scheme) or found.get("all", "")
+    if not word or proxy_bypass_environment(netloc, found):
+        return None
+    proxy = urlsplit(word if "://" in word else f"http://{word}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise RegistryError(f"${scheme.upper()}_PROXY: joey knows proxies of http only", "http://HOST:PORT")
+    return proxy
+
+
+def _for_proxy(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    word = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(word.encode()).decode()}
+
+
 class Connection:
     """One repository of a registry. `insecure` allows unchecked TLS and plain HTTP; `actions` are those asked for."""
 
@@ -109,10 +130,16 @@ class Connection:
     def _connection(self, scheme: str, netloc: str) -> http.client.HTTPConnection:
         key = scheme, netloc
         if key not in self._connections:
+            proxy = _proxy(scheme, netloc)
+            nearest = proxy.netloc.rpartition("@")[2] if proxy else netloc
+            made: http.client.HTTPConnection
             if scheme == "https":
-                self._connections[key] = http.client.HTTPSConnection(netloc, timeout=_TIMEOUT, context=self._context)
+                made = http.client.HTTPSConnection(nearest, timeout=_TIMEOUT, context=self._context)
+                if proxy:
+                    made.set_tunnel(netloc, headers=_for_proxy(proxy))
             else:
-                self._connections[key] = http.client.HTTPConnection(netloc, timeout=_TIMEOUT)
+                made = http.client.HTTPConnection(nearest, timeout=_TIMEOUT)
+            self._connections[key] = made
         return self._connections[key]
 
     def _send(
@@ -126,6 +153,9 @@ class Connection:
         if authorization:
             sent["Authorization"] = authorization
         path = parts.path + (f"?{parts.query}" if parts.query else "")
+        if parts.scheme == "http" and (proxy := _proxy("http", parts.netloc)):
+            path = f"http://{parts.netloc}{path}"
+            sent.update(_for_proxy(proxy))
         connection = self._connection(parts.scheme, parts.netloc)
         # a server may answer "100 Continue" for ever: no single answer takes longer than this
         watch = threading.Timer(_LONGEST, lambda: _cut(connection))

@@ -43,7 +43,9 @@ class FolderTree:
             self._top = -1
 
     def used(self) -> int:
-        """About how many bytes the file system holds, for a bar."""
+        """About how many bytes the file system holds, for a bar; 0 for a folder that is a part of one."""
+        if os.fstat(self._top).st_dev == os.stat("..", dir_fd=self._top).st_dev:
+            return 0
         status = os.fstatvfs(self._top)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 

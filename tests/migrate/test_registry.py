@@ -160,6 +160,58 @@ def test_a_migration_straight_to_a_registry(ext4: Path, joey: Joey, tmp_path: Pa
     assert not list(tmp_path.glob(".joey*"))
 
 
+@contextlib.contextmanager
+def tinyproxy(folder: Path) -> Iterator[tuple[int, Path]]:
+    """A proxy for ann; its port and its log."""
+    port, log = free_port(), folder / "proxy.log"
+    log.touch()
+    (folder / "proxy.conf").write_text(
+        f'Port {port}\nListen 127.0.0.1\nLogFile "{log}"\nLogLevel Connect\nBasicAuth ann {PASSWORD}\nAllow 127.0.0.1\n'
+    )
+    process = subprocess.Popen(["tinyproxy", "-d", "-c", str(folder / "proxy.conf")], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield port, log
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_by_a_proxy(tls: bool, layout: Path, joey: Joey, tmp_path: Path) -> None:
+    with registry(tmp_path / "registry", tls=tls) as host, tinyproxy(tmp_path) as (port, log):
+        words = ("image", "push", str(layout), f"docker://{host}/a/b:1", *([] if tls else ["--insecure"]))
+        trusted = {"SSL_CERT_FILE": str(tmp_path / "registry/cert.pem")}
+        plain = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | trusted
+        name = "https_proxy" if tls else "http_proxy"
+        environment = {**plain, name: f"http://ann:{PASSWORD}@127.0.0.1:{port}"}
+        joey(*words, env=environment | {"no_proxy": "localhost"})
+        assert host not in log.read_text(), "that host is to be reached without it"
+        joey(*words, env=environment)
+        assert host in log.read_text()
+        for wrong, said in (
+            (f"http://ann:x@127.0.0.1:{port}", "401" if tls else "wants a user and password"),
+            ("socks5://x", "proxies of http only"),
+        ):
+            done = joey(*words, env={**plain, name: wrong}, check=False)
+            assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+            assert PASSWORD not in done.stderr
+
+
+def test_a_registry_that_is_busy(liar: tuple[str, Any], joey: Joey, tmp_path: Path) -> None:
+    """It is asked again when it says, by the way that worked: a registry without TLS is not asked for that again."""
+    host, handler = liar
+    begun = time.monotonic()
+    handler.replies = {"/v2/a/b/manifests/1": (429, {"Retry-After": "1"}, b"{}")}
+    done = joey("image", "pull", f"docker://{host}/a/b:1", f"oci:{tmp_path}/x", "--insecure", check=False)
+    assert "status 429 too many requests" in done.stderr
+    assert len([path for path, _ in handler.seen if path.startswith("/v2/a/b/manifests")]) == 5
+    assert time.monotonic() - begun > 4
+
+
 def test_tls_is_checked(layout: Path, joey: Joey, tmp_path: Path) -> None:
     with registry(tmp_path / "registry", tls=True) as host:
         done = joey("image", "push", f"{layout}", f"docker://{host}/web", check=False)
