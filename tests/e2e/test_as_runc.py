@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import time
@@ -280,3 +281,94 @@ def test_what_lists_print(joey: Joey, bundle: MakeBundle) -> None:
         time.sleep(0.02)
     assert "container not running" in joey("update", "--memory", "1g", name, check=False).stderr
     assert joey("ps", "--format", "json", name).stdout == "null\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("ro", "ro"), ("nosuid", "nosuid"), ("nodev", "nodev"), ("noexec", "noexec"), ("sync", "sync"),
+        ("dirsync", "dirsync"), ("noatime", "noatime"), ("nodiratime", "nodiratime"), ("relatime", "relatime"),
+        ("strictatime", "-relatime"), ("lazytime", "lazytime"), ("nosymfollow", "nosymfollow"),
+    ],
+)  # fmt: skip
+def test_options_of_a_mount(option: str, shown: str, joey: Joey, bundle: MakeBundle) -> None:
+    if option == "nosymfollow":
+        report = json.loads(joey("probe", "--json", "--only", "mounts").stdout)["findings"]
+        if report["mount.nosymfollow"]["state"] != "works":
+            pytest.skip("Linux before 5.10 has no nosymfollow")
+    entry = {"destination": "/x", "type": "tmpfs", "source": "tmpfs", "options": [option]}
+    folder = bundle("grep", " /x ", "/proc/mounts", change=lambda config: config["mounts"].append(entry))
+    options = joey("run", "-b", str(folder), joey.id()).stdout.split()[3].split(",")
+    assert (shown.lstrip("-") in options) == (not shown.startswith("-")), options
+
+
+@pytest.mark.parametrize("where", ["mount", "rootfs"])
+@pytest.mark.parametrize(
+    ("word", "pattern"),
+    [("private", "^$"), ("slave", "^(master:[0-9]+)?$"), ("shared", "shared:"), ("unbindable", "unbindable"),
+     ("rprivate", "^$"), ("rslave", "^(master:[0-9]+)?$"), ("rshared", "shared:")],
+)  # fmt: skip
+def test_propagation(word: str, pattern: str, where: str, joey: Joey, bundle: MakeBundle, tmp_path: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        if where == "rootfs":
+            config["linux"]["rootfsPropagation"] = word
+        else:
+            entry = {"destination": "/x", "type": "bind", "source": str(tmp_path), "options": ["bind", word]}
+            config["mounts"].append(entry)
+
+    place = "/" if where == "rootfs" else "/x"
+    folder = bundle("cat", "/proc/self/mountinfo", change=change)
+    rows = [line.split() for line in joey("run", "-b", str(folder), joey.id()).stdout.splitlines()]
+    (row,) = [row for row in rows if row[4] == place]
+    assert re.search(pattern, " ".join(row[6 : row.index("-")])), row
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "said"),
+    [
+        ("SCMP_ACT_LOG", 0, ""), ("SCMP_ACT_TRACE", 1, "Function not implemented"), ("SCMP_ACT_ERRNO", 1, "Operation not permitted"),
+        ("SCMP_ACT_KILL_PROCESS", 128 + 31, ""), ("SCMP_ACT_TRAP", 128 + 31, ""),
+    ],
+)  # fmt: skip
+def test_actions_of_a_profile(action: str, status: int, said: str, joey: Joey, bundle: MakeBundle) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": action}],
+        }
+
+    done = joey("run", "-b", str(bundle("mkdir", "/made", change=change)), joey.id(), check=False)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("resources", "file", "value"),
+    [
+        ({"cpu": {"idle": 1}}, "cpu.idle", "1"),
+        ({"cpu": {"quota": 50000, "period": 100000, "burst": 20000}}, "cpu.cfs_burst_us", "20000"),
+        ({"memory": {"swappiness": 7}}, "memory.swappiness", "7"),
+        ({"memory": {"kernelTCP": 1 << 20}}, "memory.kmem.tcp.limit_in_bytes", str(1 << 20)),
+        ({"memory": {"disableOOMKiller": True}}, "memory.oom_control", "oom_kill_disable 1"),
+        ({"memory": {"limit": 64 << 20, "reservation": 32 << 20}}, "memory.soft_limit_in_bytes", str(32 << 20)),
+        ({"network": {"classID": 0x100001}}, "net_cls.classid", str(0x100001)),
+        ({"network": {"priorities": [{"name": "lo", "priority": 5}]}}, "net_prio.ifpriomap", "lo 5"),
+        ({"blockIO": {"leafWeight": 300}}, "blkio.leaf_weight", "300"),
+        ({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]}, "hugetlb.2MB.[lm]*", str(4 << 20)),
+    ],
+)
+def test_a_limit_is_written_or_refused_by_name(
+    resources: dict[str, Any], file: str, value: str, joey: Joey, bundle: MakeBundle
+) -> None:
+    """Whatever this kernel has of it: nothing is left out without a word."""
+    name = joey.id()
+    folder = bundle("sleep", "100", change=lambda config: config["linux"].update(resources=resources))
+    done = joey("run", "--detach", "-b", str(folder), name, check=False)
+    found = list(Path("/sys/fs/cgroup").glob(f"*/joey/{name}/{file}"))
+    if done.returncode:
+        (section,) = resources
+        assert file in done.stderr or f"resources.{section}" in done.stderr, done.stderr
+    elif not list(Path("/sys/fs/cgroup").glob(f"*/joey/{name}/tasks")):
+        pytest.skip("no v1 groups here")
+    else:
+        assert any(value in path.read_text() for path in found), found
