@@ -124,6 +124,10 @@ IDMAP = ("idmap", "ridmap")
 TMPCOPYUP = "tmpcopyup"
 
 
+# of a cgroup mount that is `ro`: the groups that limit nothing, in which systemd tracks its units, are not
+TRACKING = "joey.tracking=rw"
+
+
 class MountOptions:
     """A mount's option words, sorted: flags to set and clear, propagation changes, attributes, data.
 

@@ -49,6 +49,10 @@ class _Rule:
     def exact(self, place: str) -> bool:
         return any(_plain(key) == place for key in self.keys)
 
+    def absent(self, places: list[str]) -> list[str]:
+        """Which of its keys name none of the places."""
+        return [key for key in self.keys if _plain(key) not in places and not any(re.fullmatch(key, p) for p in places)]
+
     def matches(self, place: str) -> bool:
         try:
             return any(re.fullmatch(key, place) for key in self.keys)
@@ -85,6 +89,9 @@ def pools(words: list[str], places: list[str]) -> list[Pool]:
         if not mine and not any(rule.exact(place) or rule.matches(place) for place in places):
             known = ", ".join(places)
             raise UsageError(f'disk quota "{rule.word}" names no directory of the container', f"there are: {known}")
+        if absent := rule.absent(places):
+            hint = "there are: " + ", ".join(places)
+            raise UsageError(f'disk quota "{rule.word}": {absent[0]} names no directory of the container', hint)
         together = [place for place in mine if rule.exact(place)] if len(rule.keys) > 1 else []
         if together:
             out.append(Pool(together, rule.size, rule.inodes))

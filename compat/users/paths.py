@@ -225,6 +225,10 @@ class Pinned:
         if (now.st_dev, now.st_ino) != (before.st_dev, before.st_ino):
             raise Broken("a file was exchanged while its owner was changed")
 
+    def link(self, parent: int, name: str) -> None:
+        """Give it another name, in the directory `parent`."""
+        os.link(self._held(), name, dst_dir_fd=parent, follow_symlinks=True)
+
     def chmod(self, mode: int) -> None:
         os.chmod(self._held(), mode)
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 SETFSUID, PRCTL, PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 122, 157, 4, 1
 _DENIED = (-errno.EACCES, -errno.EPERM)
 _PAST_PERMISSIONS = DAC_OVERRIDE | DAC_READ_SEARCH | FOWNER
+_LINKS = (86, 265)
 _MAKES_OWN = (83, 258, MKNOD, 259, 88, 266, BIND, *OPENS)  # what is there after it belongs to who made it
 
 
@@ -102,9 +103,40 @@ class Permissions:
                     if again >= 0 and errand.number in _MAKES_OWN and not errand.executed:
                         _give(places[-1], uid, who.uids[3])
                     return again
+            if errand.number in _LINKS and privileges.has(FOWNER) and privileges.has(DAC_OVERRIDE):
+                return self._link(who, asks, places, result)
         finally:
             for where in places:
                 where.close()
+        return result
+
+    def _link(self, who: Credentials, asks: list[Ask], places: list[Place], result: int) -> int:
+        """Make a hard link in a thread's name: nobody's id may both link the file and write to the directory, where the
+        one is another's than the other. What is not the container's stays as it is: user_namespaces(7).
+        """
+        own = who.uids[3]
+        rules = self._rules
+        for way, end in asks:
+            for demand in (*way, *end):
+                status = demand.status
+                ours = rules.uids.inside(status.st_uid) >= 0 and rules.gids.inside(status.st_gid) >= 0
+                if not ours and (demand.owners or demand.refuses(who, own)):
+                    return result
+        source, target = places
+        if not source.name or not target.name or source.status is None or target.status is not None:
+            return result
+        try:
+            file = Pinned(source.parent, source.name)
+        except OSError:
+            return result
+        try:
+            if (file.status.st_dev, file.status.st_ino) == (source.status.st_dev, source.status.st_ino):
+                file.link(target.parent, target.name)
+                return 0
+        except OSError as error:
+            return -(error.errno or errno.EPERM)
+        finally:
+            file.close()
         return result
 
     def _ways(self, who: Credentials, asks: list[Ask]) -> Iterator[tuple[int, list[Demand]]]:
@@ -236,7 +268,7 @@ def _of_target(where: Place, status: os.stat_result, role: int, errand: Errand, 
         bits = {0: READ, 1: WRITE}.get(flags & O_ACCMODE, READ | WRITE) | (WRITE if flags & O_TRUNC else 0)
     elif role == OWNED:
         return [Demand(status, 0, owners=(status.st_uid,))]
-    elif errand.number in (86, 265):
+    elif errand.number in _LINKS:
         # /proc/sys/fs/protected_hardlinks: the owner, or who may read and write a regular file
         if status.st_uid == who.uids[3]:
             return []

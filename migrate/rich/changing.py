@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...compat import treecopy
 from ...compat.errors import JoeyError, StateError
@@ -16,6 +19,11 @@ from .guest import Guest
 from .model import Rich, load
 from .store import BEFORE, KEPT, RUNNING, Container, remove_tree
 
+if TYPE_CHECKING:
+    from typing import Any
+
+_TRIAL = 3.0  # seconds that an upgraded container has to live
+
 
 def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> None:
     """Change a container to what `rich` is: what can be changed while it runs is, all or nothing. Raises JoeyError."""
@@ -25,7 +33,8 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         old = container.rich()
         block = {"weight": rich.io_weight} if rich.io_weight != old.io_weight else {}
         block |= blocks.changes(old.io, rich.io)
-        limits = {key: value for key, value in config.limits(rich).items() if not is_vm or key == "cpu"}
+        limits = {**_lifted(old, rich), **config.limits(rich)}
+        limits = {key: value for key, value in limits.items() if not is_vm or key == "cpu"}
         limits |= {"blockIO": block} if block else {}
         kept = disk.of_others(quotas) if disk.own(container, rich) else quotas
         words = [word for quota in kept for word in ("--disk-quota", quota)]
@@ -44,6 +53,18 @@ def update(container: Container, rich: Rich, quotas: list[str], env: bool) -> No
         _tell_environment(container, rich, init)
     elif not running:
         config.write_fixes(container, rich, init)
+
+
+def _lifted(old: Rich, new: Rich) -> dict[str, Any]:
+    """What takes limits away that were there."""
+    out: dict[str, Any] = {}
+    if old.memory and not new.memory:
+        out["memory"] = {"limit": -1}
+    if old.cpus and not new.cpus:
+        out["cpu"] = {"quota": -1}
+    if old.pids and not new.pids:
+        out["pids"] = {"limit": -1}
+    return out
 
 
 def _tell_environment(container: Container, rich: Rich, init: inits.Init) -> None:
@@ -81,6 +102,7 @@ def _upgrade(container: Container, lower: str, reference: str, keep: bool) -> No
     guest = Guest(lower)
     init = inits.of(rich.asked, guest)
     config.check_kernel(rich, init, guest)
+    config.config_of(container, replace(rich, lower=lower, image=reference, init=init.kind), init)  # told before a stop
     was_running = container.running() is not None or container.life().wanted == RUNNING
     disk.prepare(container, rich)
     upper = f"{container.bundle}/{LAYERS}/upper"
@@ -103,12 +125,13 @@ def _upgrade(container: Container, lower: str, reference: str, keep: bool) -> No
         return
     try:
         control.start(container)
+        _stays(container)
         health = rich.health
         if health and control.inside(container, health.command, health.seconds).returncode:
             raise JoeyError("it is not well by its health check")
         control.run_hooks(container, rich, "on-upgrade", {"JOEY_IMAGE": reference or lower, "JOEY_STEP": "after"})
     except (JoeyError, OSError) as error:
-        _go_back(container)
+        _go_back(container, was_running=True)
         raise JoeyError(f"the new one did not come up, the old one runs again: {error}",
                         f"joey rich logs {container.name}", "upgrade") from None  # fmt: skip
 
@@ -169,8 +192,18 @@ def rollback(container: Container) -> None:
         _go_back(container)
 
 
-def _go_back(container: Container) -> None:
-    was_running = container.life().wanted == RUNNING or container.running() is not None
+def _stays(container: Container) -> None:
+    """Raises JoeyError for one that ends again soon: an init that is up at once tells nothing by that."""
+    begun = container.life().starts
+    until = time.monotonic() + _TRIAL
+    while time.monotonic() < until:
+        if container.running() is None or container.life().starts != begun:
+            raise JoeyError("it ended again at once")
+        time.sleep(0.1)
+
+
+def _go_back(container: Container, was_running: bool = False) -> None:
+    was_running = was_running or container.life().wanted == RUNNING or container.running() is not None
     control.stop(container, by_force=True)
     with container.locked():
         _put_back(container)

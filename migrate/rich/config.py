@@ -13,6 +13,7 @@ from ...compat import treecopy
 from ...compat.constants import CAPABILITIES
 from ...compat.errors import JoeyError, KernelError, UsageError
 from ...compat.files import read_text, write_atomically
+from ...compat.mountflags import TRACKING
 from ...compat.rootpath import Root
 from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
@@ -231,6 +232,8 @@ def _mounts(given: list[dict[str, Any]], rich: Rich, init: inits.Init) -> list[d
         if mount["destination"] == "/sys/fs/cgroup" and init.kind in _OLDER:
             continue  # which would try to use them
         options = [word for word in mount.get("options") or [] if word not in ("ro", "relatime")]
+        if mount["destination"] == "/sys/fs/cgroup" and not rich.privileged:
+            options += ["ro", TRACKING]  # its own limits are not its own to lift
         out.append({**mount, "options": options} if mount["destination"] in writable else mount)
     for path, mode in init.tmpfs.items():
         options = ["nosuid", "nodev", f"mode={mode}"]
@@ -266,6 +269,8 @@ def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
     path = container.store.volume(volume.source)
     folder = os.path.dirname(path)
     os.makedirs(folder, 0o700, exist_ok=True)
+    if rich.id_map:
+        os.chmod(folder, 0o711)  # to pass through
     lock = os.open(f"{folder}/.{volume.source}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -283,6 +288,7 @@ def _make_volume(container: Container, rich: Rich, volume: Volume) -> None:
             finally:
                 os.close(source)
                 os.close(target)
+        shifted.own(container, rich, new)
         os.rename(new, path)
     finally:
         os.close(lock)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LISTEN = "0A"  # of /proc/net/tcp
+_MOST_STARTS = 4  # before it is given up, while somebody waits
 
 
 def joey(container: Container, *words: str) -> list[str]:
@@ -108,6 +109,7 @@ def start(container: Container, wait: bool = True) -> None:
             return  # another joey has started it meanwhile
         container.recover()
         rich = container.rich()
+        ports.check(container, rich)
         _wait_for_supervisor(container)
         clear(container)
         prepare(container, rich)
@@ -119,6 +121,10 @@ def start(container: Container, wait: bool = True) -> None:
     while (life := container.life()).started == started:
         if life.starts == before and not container.supervisor() and time.monotonic() > patience:
             raise JoeyError(f"{container.name} has no supervisor", f"see {container.folder}/supervisor.log")
+        if life.starts >= before + _MOST_STARTS:
+            with container.changed_life() as life:
+                life.wanted = STOPPED
+            raise JoeyError(f"{container.name} does not start", f"joey rich logs {container.name}")
         supervised = container.supervisor()
         if container.life().started == started and (not supervised or life.wanted == STOPPED) and life.starts > before:
             raise JoeyError(f"{container.name}: {life.error or 'it has ended'}", f"joey rich logs {container.name}")
@@ -148,6 +154,7 @@ def wait_until_up(container: Container, rich: Rich) -> None:
     init = init_of(container, rich)
     waits = rich.wait or (["init"] if init.up else [])
     deadline = time.monotonic() + rich.wait_seconds
+    begun = container.life().starts
     for word in waits:
         is_up = condition(container, init, word)
         while True:
@@ -155,6 +162,8 @@ def wait_until_up(container: Container, rich: Rich) -> None:
                 raise JoeyError(f"{container.name} has ended", f"joey rich logs {container.name}")
             if is_up():
                 break
+            if container.life().starts >= begun + _MOST_STARTS:
+                raise JoeyError(f"{container.name} ends again and again", f"joey rich logs {container.name}", "not-up")
             if time.monotonic() > deadline:
                 failing = _failing(container, init)
                 raise JoeyError(

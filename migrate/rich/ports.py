@@ -55,6 +55,19 @@ def publish(container: Container, rich: Rich) -> None:
         raise
 
 
+def check(container: Container, rich: Rich) -> None:
+    """Raises JoeyError for a port of the host's that another running container has."""
+    for other in container.store.all() if rich.ports else ():
+        if other.name == container.name or other.running() is None:
+            continue
+        for theirs in other.rich().ports:
+            for mine in rich.ports:
+                (at, port, _, protocol), (there, taken, _, kind) = parse_port(mine), parse_port(theirs)
+                if (port, protocol) == (taken, kind) and (at == there or not at or not there):
+                    hint = f"joey rich inspect {other.name}"
+                    raise JoeyError(f"--publish {mine}: {other.name} has that port", hint, "exists")
+
+
 def _rules(shown: str, word: str) -> list[list[str]]:
     """Table, chain, and the rule, for an address with its subnet's prefix."""
     address, subnet = shown.partition("/")[0], str(ipaddress.ip_interface(shown).network)

@@ -26,7 +26,7 @@ from ...compat.constants import (
     MS_UNBINDABLE,
 )
 from ...compat.errors import KernelError, StepError
-from ...compat.mountflags import PROPAGATION, MountOptions
+from ...compat.mountflags import PROPAGATION, TRACKING, MountOptions
 from ...compat.mounting import at
 from ...compat.rootpath import Root
 from ..bundle import is_bind
@@ -223,7 +223,7 @@ def cgroup_places(destination: str, groups: list[Group]) -> list[tuple[str, Grou
 class MountCgroups(Step):
     """A `cgroup` mount: the container's own groups, and nothing above them."""
 
-    __slots__ = ("destination", "groups", "namespaced", "options", "root")
+    __slots__ = ("destination", "groups", "namespaced", "options", "root", "tracking")
 
     def __init__(self, root: Root, entry: dict[str, Any], cgroup: Cgroup, namespaced: bool) -> None:
         self.root = root
@@ -231,7 +231,9 @@ class MountCgroups(Step):
         self.groups = unified if entry["type"] == "cgroup2" and unified else cgroup.groups
         self.namespaced = namespaced
         self.destination = os.path.normpath("/" + entry["destination"].lstrip("/"))
-        self.options = MountOptions(entry.get("options") or [])
+        words = entry.get("options") or []
+        self.tracking = TRACKING in words
+        self.options = MountOptions([word for word in words if word != TRACKING])
 
     def describe(self) -> str:
         how = "by cgroup namespace" if self.namespaced else "by bind mounts of its own groups"
@@ -242,7 +244,7 @@ class MountCgroups(Step):
         flags = (self.options.flags & ~(MS_RDONLY | MS_BIND | MS_REC)) | MS_NOSUID | MS_NODEV | MS_NOEXEC
         places = cgroup_places(self.destination, groups)
         if places and places[0][0] == self.destination:
-            self._one(self.destination, groups[0].path, "cgroup2", "", flags)
+            self._one(self.destination, groups[0].path, "cgroup2", "", flags, writable=self.tracking)
             return
         if not groups:
             fd = self.root.make_directories(self.destination)
@@ -264,7 +266,9 @@ class MountCgroups(Step):
         for place, group in places:
             names = [name.removeprefix("name=") for name in group.controllers]
             data = ",".join(group.controllers) if group.version == 1 else ""
-            self._one(place, group.path, "cgroup" if group.version == 1 else "cgroup2", data, flags)
+            bare = group.version == 2 or group.controllers == ("name=systemd",)
+            kind = "cgroup" if group.version == 1 else "cgroup2"
+            self._one(place, group.path, kind, data, flags, writable=self.tracking and bare)
             for name in names if group.version == 1 and len(names) > 1 else ():
                 parent = self.root.open(self.destination)
                 os.symlink(",".join(names), name, dir_fd=parent)
@@ -272,7 +276,7 @@ class MountCgroups(Step):
         if self.options.flags & MS_RDONLY:
             self._read_only(self.destination, MS_RDONLY)
 
-    def _one(self, place: str, group: str, kind: str, data: str, flags: int) -> None:
+    def _one(self, place: str, group: str, kind: str, data: str, flags: int, writable: bool = False) -> None:
         fd = self.root.make_directories(place)
         try:
             if self.namespaced:
@@ -282,7 +286,7 @@ class MountCgroups(Step):
         finally:
             os.close(fd)
         extra = flags & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-        self._read_only(place, extra | (self.options.flags & MS_RDONLY))
+        self._read_only(place, extra | (0 if writable else self.options.flags & MS_RDONLY))
 
     def _read_only(self, place: str, flags: int) -> None:
         fd = self.root.open(place)
@@ -320,9 +324,18 @@ class MaskPaths(Step):
                     )
                 else:
                     libc.mount(at(null), at(fd), "", MS_BIND)
+                    self._protect(path)
             finally:
                 os.close(fd)
         os.close(null)
+
+    def _protect(self, path: str) -> None:
+        """The file is the host's own: nobody is to change its mode or owner by this name."""
+        mask = open_if_there(self.root, path)
+        try:
+            libc.mount("", at(mask), "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+        finally:
+            os.close(mask)
 
 
 class ProtectPaths(Step):

@@ -403,3 +403,24 @@ def test_no_folder_of_joeys_is_open_to_others_whatever_the_umask(
         os.umask(before)
     for folder in (tmp_path / "a", tmp_path / "a" / "b", joey.root, joey.root / name):
         assert folder.stat().st_mode & 0o777 == 0o700, folder
+
+
+def test_a_mask_is_no_way_to_the_hosts_null_device(joey: Joey, bundle: MakeBundle) -> None:
+    """What covers a masked file is the host's own node: its mode and owner are not root's inside to change."""
+    before = os.stat("/dev/null")
+
+    def change(config: dict[str, Any]) -> None:
+        names = ["CAP_FOWNER", "CAP_CHOWN", "CAP_DAC_OVERRIDE"]
+        config["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+        config["linux"]["maskedPaths"] = ["/proc/keys", "/proc/timer_list", "/bin/masked"]
+
+    script = (
+        "for f in /proc/keys /bin/masked; do chmod 0600 $f; chown 7:7 $f; echo x >$f; done; cat /bin/masked; echo end"
+    )
+    folder = bundle("sh", "-c", script, change=change)
+    (folder / "rootfs/bin/masked").write_text("secret")
+    done = joey("run", "-b", str(folder), joey.id())
+    assert done.stdout == "end\n"
+    assert "Read-only file system" in done.stderr or "Operation not permitted" in done.stderr
+    after = os.stat("/dev/null")
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)

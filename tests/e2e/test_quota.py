@@ -53,6 +53,7 @@ def test_exact_words_go_before_patterns_and_those_in_their_order() -> None:
         ("/data=1G:0", "no number of files"),
         ("data=1G", "no absolute path"),
         ("/nope=1G", "names no directory of the container"),
+        ("/&/nope=1G", "/nope names no directory of the container"),
         ("/(=1G", "not a pattern"),
     ],
 )

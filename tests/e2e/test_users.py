@@ -378,3 +378,26 @@ def test_capability_sets_follow_ids_as_the_kernels_do() -> None:
     privileges.execute(1, 0, changed=True)
     assert privileges.effective == full
     assert not privileges.set(full, full | bit("KILL"), 0)
+
+
+def test_root_links_the_files_of_others(way: str, mapped: MakeBundle, joey: Joey, tmp_path: Path) -> None:
+    """As dpkg does before it replaces a file. What is not the container's stays without."""
+    (tmp_path / "host").mkdir(mode=0o777)
+    (tmp_path / "host").chmod(0o777)
+    (tmp_path / "host/secret").write_text("the host's")
+
+    def change(config: dict[str, Any]) -> None:
+        entry = {"destination": "/host", "type": "bind", "source": str(tmp_path / "host"), "options": ["bind"]}
+        config["mounts"].append(entry)
+
+    script = """
+        mkdir /w; cd /w
+        touch f s; mkfifo p; ln -s f l; chown 33:34 f p; chown -h 33:34 l; chown 33 s; chmod 4755 s
+        for n in f p s; do ln $n h$n && stat -c '%h %u %n' h$n; done
+        ln secret /host/x 2>/dev/null; ln /host/secret /host/x 2>/dev/null || echo refused
+        mkdir d; chown 33 d; ln f d/h && stat -c '%h' f
+        cd /host; ls
+    """
+    folder = mapped("sh", "-c", script, change=change)
+    done = joey("run", *WAYS[way], "-b", str(folder), joey.id())
+    assert done.stdout.split("\n")[:-1] == ["2 33 hf", "2 33 hp", "2 33 hs", "refused", "3", "secret"], done.stderr

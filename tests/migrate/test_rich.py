@@ -614,6 +614,72 @@ def test_after_the_host_was_down(rich: Rich, machine: Callable[..., Path]) -> No
         assert rich.status("one") == status
 
 
+def test_limits_are_lifted_while_it_runs(rich: Rich, machine: Callable[..., Path]) -> None:
+    rich("run", "--rootfs", str(machine()), "--name", "one", "--memory", "256M", "--cpus", "1", "--pids", "50")
+    files: dict[str, Path] = {}
+    for line in Path(f"/proc/{rich.inspect('one')['pid']}/cgroup").read_text().splitlines():
+        _, names, group = line.split(":")
+        folder = Path(f"/sys/fs/cgroup/{names}{group}")
+        files |= {path.name: path for path in folder.iterdir()} if names and folder.is_dir() else {}
+    if "memory.limit_in_bytes" not in files or "pids.max" not in files:
+        pytest.skip("no v1 groups here")
+    assert files["memory.limit_in_bytes"].read_text() == f"{256 << 20}\n"
+    rich("update", "--memory", "0", "--cpus", "0", "--pids", "0", "one")
+    assert int(files["memory.limit_in_bytes"].read_text()) > 1 << 60
+    assert files["pids.max"].read_text() == "max\n"
+    assert files["cpu.cfs_quota_us"].read_text() == "-1\n"
+
+
+def test_an_upgrade_that_does_not_hold(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
+    """The old one runs again, whatever the new one does: it ends, it has no program, it ends again and again."""
+    rich(
+        "run",
+        "--rootfs",
+        str(machine("old")),
+        "--name",
+        "one",
+        "--restart",
+        "always",
+        "--stop-timeout",
+        "0.5",
+        "--init",
+        "none",
+        "/bin/sleep",
+        "1000",
+    )
+    for name, command in (
+        ("none", ""),
+        ("ends", "#!/bin/sh\nexit 7\n"),
+        ("loops", "#!/bin/sh\n/bin/busybox sleep 0.3\nexit 9\n"),
+    ):
+        root = machine(name)
+        (root / "bin/sleep").unlink()
+        if command:
+            (root / "bin/sleep").write_text(command)
+            (root / "bin/sleep").chmod(0o755)
+        done = rich("upgrade", "--rootfs", str(root), "one", check=False)
+        assert (done.returncode, "the old one runs again" in done.stderr) == (1, True), done.stderr
+        assert rich.status("one") == "running", name
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    rich("run", "--rootfs", str(machine("two")), "--name", "two")
+    pid = rich.inspect("two")["pid"]
+    done = rich("upgrade", "--rootfs", str(lost), "two", check=False)
+    assert (done.returncode, "no program" in done.stderr) == (2, True)
+    assert rich.inspect("two")["pid"] == pid, "what can't be is told before anything is stopped"
+
+
+def test_ports_that_are_none(rich: Rich, machine: Callable[..., Path]) -> None:
+    root = str(machine())
+    for words, said in (
+        (("-p", "127.0.0.1:18772:80"), "loopback"), (("-p", "18772:80", "--network", "none"), "a network of its own"),
+        (("-p", "18772:80", "--network", "host"), "a network of its own"), (("--health", "x", "--health-interval", "0"), "--health-interval"),
+    ):  # fmt: skip
+        done = rich("create", "--rootfs", root, "--name", "one", *words, check=False)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert rich.rows() == {}
+
+
 def test_no_path_of_a_hostile_machine_leads_out(rich: Rich, machine: Callable[..., Path], tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -654,6 +720,10 @@ def test_a_real_machine_serves(host: Host, there: Rich, tmp_path: Path, kind: st
     if kind == "systemd":
         failed = there.inside("one", "systemctl --failed --no-legend")
         assert failed == ""
+        for group in ("memory/memory.limit_in_bytes", "pids/pids.max", "cpu/cpu.cfs_quota_us"):
+            if (Path("/sys/fs/cgroup") / group.partition("/")[0]).is_dir():
+                said = there.inside("one", f"echo -1 2>&1 >/sys/fs/cgroup/{group} || :")
+                assert "Read-only" in said, "its limits are not its own to lift"
         inventory = tmp_path / "inventory.json"
         inventory.write_text(run(there.program, "migrate", "inspect", root, "--json"))
         compared = there("verify", "--against", str(inventory), "one", "--json")

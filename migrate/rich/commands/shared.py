@@ -137,6 +137,8 @@ def set_limits(arguments: Arguments, rich: Rich) -> None:
         rich.health = Health(["sh", "-c", word])
     if rich.health:
         rich.health.interval = seconds_of(arguments, "health-interval", rich.health.interval)
+        if rich.health.interval <= 0:
+            raise UsageError("--health-interval: more than no time at all")
     for word in arguments.many("label"):
         name, _, value = word.partition("=")
         rich.labels[name] = value
@@ -157,7 +159,12 @@ def set_making(arguments: Arguments, rich: Rich) -> None:
         raise UsageError("--kernel and --accel are for --isolation vm")
     rich.networks = arguments.many("network")
     for word in arguments.many("publish"):
-        parse_port(word)
+        if parse_port(word)[0].startswith("127."):
+            raise UsageError(
+                f"--publish {word}: packets of the loopback link don't leave it", "another address, or none"
+            )
+        if any(network in ("none", "host") or network.startswith("container:") for network in rich.networks):
+            raise UsageError(f"--publish {word}: it needs a network of its own", "--network bridge")
     rich.ports = arguments.many("publish")
     rich.volumes = [parse_volume(word) for word in arguments.many("volume")]
     rich.quotas = arguments.many("disk-quota")
