@@ -125,6 +125,8 @@ class Permissions:
         source, target = places
         if not source.name or not target.name or source.status is None or target.status is not None:
             return result
+        if rules.uids.inside(source.status.st_uid) < 0 or rules.gids.inside(source.status.st_gid) < 0:
+            return result
         try:
             file = Pinned(source.parent, source.name)
         except OSError:

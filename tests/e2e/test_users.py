@@ -384,7 +384,9 @@ def test_root_links_the_files_of_others(way: str, mapped: MakeBundle, joey: Joey
     """As dpkg does before it replaces a file. What is not the container's stays without."""
     (tmp_path / "host").mkdir(mode=0o777)
     (tmp_path / "host").chmod(0o777)
-    (tmp_path / "host/secret").write_text("the host's")
+    for name, mode in (("secret", 0o644), ("set-id", 0o4666)):
+        (tmp_path / "host" / name).write_text("the host's")
+        (tmp_path / "host" / name).chmod(mode)
 
     def change(config: dict[str, Any]) -> None:
         entry = {"destination": "/host", "type": "bind", "source": str(tmp_path / "host"), "options": ["bind"]}
@@ -394,10 +396,19 @@ def test_root_links_the_files_of_others(way: str, mapped: MakeBundle, joey: Joey
         mkdir /w; cd /w
         touch f s; mkfifo p; ln -s f l; chown 33:34 f p; chown -h 33:34 l; chown 33 s; chmod 4755 s
         for n in f p s; do ln $n h$n && stat -c '%h %u %n' h$n; done
-        ln secret /host/x 2>/dev/null; ln /host/secret /host/x 2>/dev/null || echo refused
+        for n in secret set-id; do ln /host/$n /host/x 2>/dev/null || echo refused; done
         mkdir d; chown 33 d; ln f d/h && stat -c '%h' f
         cd /host; ls
     """
     folder = mapped("sh", "-c", script, change=change)
     done = joey("run", *WAYS[way], "-b", str(folder), joey.id())
-    assert done.stdout.split("\n")[:-1] == ["2 33 hf", "2 33 hp", "2 33 hs", "refused", "3", "secret"], done.stderr
+    assert done.stdout.split("\n")[:-1] == [
+        "2 33 hf",
+        "2 33 hp",
+        "2 33 hs",
+        "refused",
+        "refused",
+        "3",
+        "secret",
+        "set-id",
+    ], done.stderr
