@@ -13,6 +13,8 @@ import fcntl
 import os
 import stat
 
+from .. import libc
+from ..procfs import PROC_SUPER_MAGIC
 from .emulate import Broken, Credentials, Rules
 
 TYPE_CHECKING = False
@@ -31,20 +33,23 @@ class Place:
     """Where a path leads: the way there without links, each directory open, and what is there by `name`.
 
     `chain` are the directories, from the root or from what the path is relative to. `name` is "" where the path ends
-    in a directory itself (`/`, `..`); `status` is None where nothing is there.
+    in a directory itself (`/`, `..`), or in what a link of the kernel's for the process itself leads to (`held`);
+    `status` is None where nothing is there.
     """
 
-    __slots__ = ("_open", "chain", "name", "status")
+    __slots__ = ("_open", "_pid", "chain", "held", "name", "status")
 
-    def __init__(self, root: int, first: int) -> None:
+    def __init__(self, root: int, first: int, pid: int) -> None:
         self._open = [root] if first < 0 else [root, first]
+        self._pid = pid
         self.chain = [self._open[-1]]
+        self.held = -1
         self.name = ""
         self.status: os.stat_result | None = None
 
     @property
     def parent(self) -> int:
-        return self.chain[-1]
+        return self.chain[-1] if self.held < 0 else self.held
 
     def close(self) -> None:
         for fd in self._open:
@@ -61,6 +66,9 @@ class Place:
         links = 0
         while todo:
             part = todo.pop()
+            if part in ("self", "thread-self") and (todo or follow) and _is_proc_root(self.parent):
+                todo = self._enter_own(todo, follow)
+                continue
             if part == "..":
                 if not _same(self.parent, self._open[0]):
                     self._enter("..")
@@ -79,12 +87,32 @@ class Place:
                 self._enter(part)
             else:
                 self.name = part
+        if self.held >= 0:
+            self.status = os.stat(f"/proc/self/fd/{self.held}")
+            return
         try:
             self.status = (
                 os.stat(self.name, dir_fd=self.parent, follow_symlinks=False) if self.name else os.fstat(self.parent)
             )
         except FileNotFoundError:
             pass
+
+    def _enter_own(self, todo: list[str], follow: bool) -> list[str]:
+        """Go on behind /proc/self: to what a link there leads to, which no text tells. What is left to go."""
+        parts = list(reversed(todo))
+        count = 2 if parts[:1] == ["fd"] else 1
+        names, left = parts[:count], parts[count:]
+        is_link = (len(names) == 2 and names[1].isdigit()) or names in (["cwd"], ["root"], ["exe"])
+        if not is_link or not (left or follow):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))  # its own files: nobody needs another's id for them
+        link = f"/proc/{self._pid}/{'/'.join(names)}"
+        if not has_o_path() and stat.S_IFMT(os.stat(link).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        kind = os.O_DIRECTORY if left else 0
+        found = self.keep(os.open(link, os.O_PATH | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | kind))
+        self.chain = [found] if left else []
+        self.held = -1 if left else found
+        return list(reversed(left))
 
     def _enter(self, name: str) -> None:
         self.chain.append(self.keep(os.open(name, _DIRECTORY, dir_fd=self.parent)))
@@ -103,7 +131,7 @@ def place(pid: int, base: int, path: bytes, follow: bool) -> Place:
     except OSError:
         os.close(root)
         raise
-    made = Place(root, first)
+    made = Place(root, first, pid)
     try:
         made.walk(text, follow)
     except BaseException:
@@ -115,6 +143,10 @@ def place(pid: int, base: int, path: bytes, follow: bool) -> Place:
 def _opened(link: str) -> int:
     """A directory by a link of the kernel's, which leads to just what the thread has."""
     return os.open(link, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _is_proc_root(fd: int) -> bool:
+    return libc.fs_type(f"/proc/self/fd/{fd}") == PROC_SUPER_MAGIC and os.stat(f"/proc/self/fd/{fd}").st_ino == 1
 
 
 def _parts(text: str) -> list[str]:

@@ -284,7 +284,9 @@ def _of_target(where: Place, status: os.stat_result, role: int, errand: Errand, 
     if not bits:
         return []
     fd = -1
-    if where.name and kind in (stat.S_IFREG, stat.S_IFDIR):
+    if where.held >= 0 and kind in (stat.S_IFREG, stat.S_IFDIR):
+        fd = where.keep(os.dup(where.held))
+    elif where.name and kind in (stat.S_IFREG, stat.S_IFDIR):
         fd = where.keep(os.open(where.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
                                 dir_fd=where.parent))  # fmt: skip
         status = os.stat(f"/proc/self/fd/{fd}")

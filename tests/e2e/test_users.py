@@ -412,3 +412,20 @@ def test_root_links_the_files_of_others(way: str, mapped: MakeBundle, joey: Joey
         "secret",
         "set-id",
     ], done.stderr
+
+
+def test_files_by_the_kernels_links_to_descriptors(both: Callable[..., str]) -> None:
+    """As fchmodat of glibc, install(1) and systemd's tools name them."""
+    script = """
+        mkdir /w /w/d; cd /w; echo k >k; echo o >o; mkfifo p; chown 1000:1000 k p d; chmod 644 k; chmod 700 d
+        exec 3<k 4<d 5<o
+        chmod 640 /proc/self/fd/3; chown 5:6 /proc/self/fd/3; stat -c '%a %u %g' k
+        chown 5:5 /proc/self/fd/5; stat -c '%a %u %g' o
+        echo more >/proc/self/fd/3; cat k; echo again >>/dev/fd/3; cat k; touch -t 200101010000 /proc/self/fd/3; date -r k +%Y
+        echo in >/proc/self/fd/4/f; stat -c '%u %a' d/f; mkdir /proc/self/fd/4/g; ls /proc/self/fd/4
+        (cd d; chmod 711 /proc/self/cwd; stat -c %a .); chmod 600 /proc/self/cwd/k; stat -c %a k
+        chmod 600 /proc/self/fd/9 /proc/self/fd/../fd/3 /proc/self/nothing 2>/dev/null; echo $?
+        exec 6</proc/self/exe; chown 7 /proc/self/fd/6; stat -c %u /bin/busybox
+    """
+    out = both("sh", "-c", script)
+    assert out.startswith("640 5 6\n644 5 5\nmore\nmore\nagain\n2001\n0 644\nf\ng\n711\n600\n1\n7\n"), out
