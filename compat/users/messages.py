@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-from struct import pack, unpack
+from struct import iter_unpack, pack, unpack
 
 from ..files import read_fd
 from ..tracing import ptrace
 from ..tracing.errands import OWN
 from .emulate import Users
 from .permissions import Permissions
+from .privileges import SETGID, SETUID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
     from ..tracing.errands import Errand, Wanted, Work
 
-_SOL_SOCKET, _SO_PEERCRED, _SCM_CREDENTIALS = 1, 17, 2
+_SOL_SOCKET, _SO_PEERCRED, _SO_PEERGROUPS, _SCM_CREDENTIALS = 1, 17, 59, 2
 _MOST_CONTROL = 1 << 16  # bytes of a message's control data that are looked at
 _MOST_MESSAGES = 1024  # UIO_MAXIOV
 _HEADER, _MESSAGE = 56, 64  # struct msghdr, struct mmsghdr
 STATUS = re.compile(r"/proc/(\d+)(/task/\d+)?/status$")
+_MAP = re.compile(r"/proc/\d+(/task/\d+)?/([ug])id_map$")
 _MEMFD_CREATE, _PIPE, _DUP3, _CLOSE, _FCNTL, _GETPID = 319, 22, 292, 3, 72, 39
 _O_CLOEXEC = 0o2000000
 
@@ -44,11 +46,19 @@ class Messages:
     # --- credentials ----------------------------------------------------------------------------------------------
 
     def peer(self, errand: Errand) -> Work:
-        """getsockopt(2), SO_PEERCRED: pid, uid, gid."""
-        if (errand.argument(1) & 0xFFFFFFFF, errand.argument(2) & 0xFFFFFFFF) != (_SOL_SOCKET, _SO_PEERCRED):
+        """getsockopt(2), SO_PEERCRED: pid, uid, gid; SO_PEERGROUPS: gids."""
+        level, option = errand.argument(1) & 0xFFFFFFFF, errand.argument(2) & 0xFFFFFFFF
+        if level != _SOL_SOCKET or option not in (_SO_PEERCRED, _SO_PEERGROUPS):
             return
-        if (yield OWN) == 0:
+        if (yield OWN) != 0:
+            return
+        if option == _SO_PEERCRED:
             self._show(errand, errand.argument(3))
+            return
+        size = int.from_bytes(ptrace.read(errand.pid, errand.argument(4), 4), "little")
+        data = ptrace.read(errand.pid, errand.argument(3), min(size, _MOST_CONTROL) & ~3)
+        gids = [self._users.rules.gids.shown(gid) for (gid,) in iter_unpack("<I", data)]
+        ptrace.write(errand.pid, errand.argument(3), pack(f"<{len(gids)}I", *gids))
 
     def _show(self, errand: Errand, address: int) -> None:
         """Translate a struct ucred."""
@@ -91,7 +101,13 @@ class Messages:
                 former.append((address + 4, data))
                 ptrace.write(errand.pid, address + 4, pack("<II", uid, gid))
         if former and errand.result is None:
-            yield OWN
+            errand.result = yield OWN
+            privileges = self._users.of(errand.pid)
+            may = privileges.has(SETUID) and privileges.has(SETGID) and not privileges.confined
+            if errand.result == -errno.EPERM and may:  # root names others, too: unix(7)
+                yield from self._users.raise_ids(errand)
+                errand.result = yield OWN
+                yield from self._users.settle(errand)
         for address, data in former:
             ptrace.write(errand.pid, address, data)
 
@@ -103,11 +119,14 @@ class Messages:
         if fd < 0 or self._users.of(errand.pid).confined:
             return
         try:
-            found = STATUS.search(os.readlink(f"/proc/{errand.pid}/fd/{fd}"))
+            name = os.readlink(f"/proc/{errand.pid}/fd/{fd}")
         except OSError:
             return
-        if found:
+        if found := STATUS.search(name):
             yield from self._replace(errand, fd, int(found[1]))
+        elif found := _MAP.search(name):
+            lines = (self._users.rules.uids if found[2] == "u" else self._users.rules.gids).lines
+            yield from put_in_place(errand, fd, "".join(f"{a:10} {b:10} {c:10}\n" for a, b, c in lines))
 
     def _replace(self, errand: Errand, fd: int, of: int) -> Generator[Wanted, int, None]:
         """Put a copy with the container's ids in the place of the kernel's file."""

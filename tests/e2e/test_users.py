@@ -98,7 +98,16 @@ def both(joey: Joey, mapped: MakeBundle) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(
-    "part", ["identity", "privileges", "messages", "threads", "filter", pytest.param("signals", marks=pytest.mark.slow)]
+    "part",
+    [
+        "identity",
+        "privileges",
+        "messages",
+        "others",
+        "threads",
+        "filter",
+        pytest.param("signals", marks=pytest.mark.slow),
+    ],
 )
 def test_ids_are_what_a_user_namespace_shows(both: Callable[..., str], part: str) -> None:
     out = both("users", part)
@@ -429,3 +438,8 @@ def test_files_by_the_kernels_links_to_descriptors(both: Callable[..., str]) -> 
     """
     out = both("sh", "-c", script)
     assert out.startswith("640 5 6\n644 5 5\nmore\nmore\nagain\n2001\n0 644\nf\ng\n711\n600\n1\n7\n"), out
+
+
+def test_its_map_is_told(both: Callable[..., str]) -> None:
+    out = both("cat", "/proc/self/uid_map", "/proc/self/gid_map")
+    assert out.split()[:6] == ["0", str(BASE), str(COUNT)] * 2

@@ -88,13 +88,22 @@ static void privileges(void)
     printf(" %d\n", prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0));
 }
 
-static void messages(void)
+static void messages(int first, int last)
 {
     int pair[2], one = 1;
     char buffer[256] = {0}, byte = 'x';
     struct ucred *found, peer;
     socklen_t size = sizeof peer;
+    gid_t groups[8] = {4, 24};
+    socklen_t length = sizeof groups;
+    if (first)
+        setgroups(2, groups);
     socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
+    if (first) {
+        groups[0] = groups[1] = 0;
+        printf("groups %s", word(getsockopt(pair[0], SOL_SOCKET, 59 /* SO_PEERGROUPS */, groups, &length)));
+        printf(" %d %d %d\n", (int)length, groups[0], groups[1]);
+    }
     setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof one);
     getsockopt(pair[0], SOL_SOCKET, SO_PEERCRED, &peer, &size);
     printf("peer %d %d\n", peer.uid, peer.gid);
@@ -105,11 +114,18 @@ static void messages(void)
     head->cmsg_type = SCM_CREDENTIALS;
     head->cmsg_len = CMSG_LEN(sizeof peer);
     found = (struct ucred *)CMSG_DATA(head);
-    *found = (struct ucred){getpid(), 0, 0};
-    printf("send %s, still %d\n", word(sendmsg(pair[0], &message, 0)), found->uid);
-    message.msg_controllen = sizeof buffer;
-    printf("receive %s", word(recvmsg(pair[1], &message, 0)));
-    printf(" %d %d\n", found->uid, found->gid);
+    for (int round = first; round < last; round++) {
+        static const int ids[][2] = {{0, 0}, {1000, 1001}, {0, 5}, {70000, 0}};
+        message.msg_controllen = CMSG_SPACE(sizeof peer);
+        *found = (struct ucred){getpid(), ids[round][0], ids[round][1]};
+        int sent = sendmsg(pair[0], &message, 0);
+        printf("send %s, still %d\n", word(sent), found->uid);
+        if (sent < 0)
+            continue;
+        message.msg_controllen = sizeof buffer;
+        printf("receive %s", word(recvmsg(pair[1], &message, 0)));
+        printf(" %d %d\n", found->uid, found->gid);
+    }
 }
 
 static void *thread_of(void *argument)
@@ -420,7 +436,9 @@ int main(int argc, char **argv)
     else if (!strcmp(what, "privileges"))
         privileges();
     else if (!strcmp(what, "messages"))
-        messages();
+        messages(0, 1);
+    else if (!strcmp(what, "others")) /* root sends ids that are not its own */
+        messages(1, 4);
     else if (!strcmp(what, "threads"))
         threads(argv[0]);
     else if (!strcmp(what, "confined-thread"))
