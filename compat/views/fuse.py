@@ -28,7 +28,7 @@ _BUFFER = 1 << 16
 _ROOT = 1
 _DIRECT_IO = 1
 _FRESH = 60  # seconds for which names and attributes are good
-_PAGE = 4096
+_MOMENT = 0.05  # seconds
 _OPEN_FILES = 1024  # snapshots that are kept; whoever has more open reads the newest content instead
 
 
@@ -47,6 +47,7 @@ class Server:
         self._read = read
         self._open: dict[int, bytes] = {}
         self._next = 1
+        self._recent: dict[int, tuple[float, bytes]] = {}  # when it was made, and the content
         self._born = int(time.time())
 
     def wait(self, seconds: float) -> bool:
@@ -112,7 +113,12 @@ class Server:
         raise OSError(errno.ENOSYS, "")
 
     def _content(self, node: int) -> bytes:
-        return self._read(self._names[self._place(node)])
+        """What a file has now; the same for a moment, so that it is as long as its size was told to be."""
+        made, content = self._recent.get(node, (0.0, b""))
+        if not made or not 0 <= time.monotonic() - made < _MOMENT:
+            content = self._read(self._names[self._place(node)])
+            self._recent[node] = time.monotonic(), content
+        return content
 
     def _place(self, node: int) -> int:
         if not 2 <= node < len(self._names) + 2:
@@ -132,12 +138,12 @@ class Server:
     def _attributes(self, node: int) -> bytes:
         """struct fuse_attr: inode, size, blocks, three times, their nanoseconds, mode, links, owner, device, block.
 
-        The size is beyond the content: sendfile(2) goes by it, and reads until there is no more.
+        sendfile(2), tail(1) and wc(1) go by the size.
         """
         if node == _ROOT:
             mode, links, size = stat.S_IFDIR | 0o555, 2, 0
         else:
-            mode, links, size = stat.S_IFREG | 0o444, 1, (len(self._content(node)) // _PAGE + 2) * _PAGE
+            mode, links, size = stat.S_IFREG | 0o444, 1, len(self._content(node))
         times = (self._born,) * 3
         return pack("=QQQQQQIIIIIIIIII", node, size, 0, *times, 0, 0, 0, mode, links, 0, 0, 0, 4096, 0)
 

@@ -110,6 +110,24 @@ def test_it_sees_itself(joey: Joey, bundle: MakeBundle, way: str) -> None:
         assert seen["/sys/devices/system/cpu/online"].strip() == "0"
 
 
+def test_they_are_as_long_as_they_say(joey: Joey, bundle: MakeBundle, way: str) -> None:
+    """Programs go by the size: tail seeks from the end, sendfile ends there."""
+    script = "for f in meminfo cpuinfo; do cat /proc/$f >/tmp/$f; wc -c </proc/$f; wc -c </tmp/$f; tail -c 20 /proc/$f | wc -c; done"
+
+    def change(config: dict[str, Any]) -> None:
+        limited(config)
+        config["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]})
+
+    out = joey(
+        "run", "--views", "--force", f"views={way}", "-b", str(bundle("sh", "-c", script, change=change)), joey.id()
+    )
+    one, two, tail, three, four, more = map(int, out.stdout.split())
+    assert (one, tail) == (two, 20)
+    if not way.startswith("lxcfs"):  # whose cpuinfo says the size of the host's
+        assert more == 20
+    assert (three, three > 20) == (four, True)
+
+
 def test_memory_that_is_used_is_seen(joey: Joey, bundle: MakeBundle, way: str) -> None:
     """Held in a file of /dev/shm, which counts for the container."""
     script = "grep MemFree /proc/meminfo; dd if=/dev/zero of=/dev/shm/x bs=1M count=40 2>/dev/null; sleep 2; grep MemFree /proc/meminfo"
