@@ -50,6 +50,8 @@ def run(arguments: Arguments) -> int:
             raise UsageError(f"--{name}: joey has no Intel RDT support")
     change = _from_file(arguments.text("resources")) if arguments.given("resources") else _from_options(arguments)
     quotas = arguments.many("disk-quota")
+    if not change and not arguments.given("resources") and not quotas:
+        raise UsageError("nothing to change", "give --resources FILE, or a limit such as --memory 512m")
     schema.RESOURCES(change, "")
     bundle = state.config()
     versions = state.cgroup.versions()
