@@ -186,7 +186,12 @@ class HostSource:
         return os.path.join(self._work, f"fetched-{number}.{ending}")
 
     def _spool(self, rows: dict[bytes, Row]) -> SpoolTree:
-        return SpoolTree([self._name(number, "tar") for number in range(self._passes)], rows)
+        spool = SpoolTree([self._name(number, "tar") for number in range(self._passes)], rows)
+        # a run that was killed between two names of a file has fetched it twice
+        spool.link(
+            {path: row.entry.first for path, row in rows.items() if row.entry.kind == "file" and row.entry.first}
+        )
+        return spool
 
     def _list(self) -> dict[bytes, Row]:
         """Every path of the host's disks."""

@@ -79,6 +79,17 @@ class SpoolTree(IndexedTree):
                 group.append(first)
             link_together(group, in_order)
 
+    def link(self, firsts: dict[bytes, bytes]) -> None:
+        """Have names be those of one file (path -> the first of them), whichever archives have them."""
+        groups: dict[bytes, list[Entry]] = {}
+        for path, first in firsts.items():
+            if path in self._entries and first in self._entries:
+                groups.setdefault(first, [self._entries[first]]).append(self._entries[path])
+        for group in groups.values():
+            for entry in group:
+                entry.open, entry.size = group[0].open, group[0].size
+            link_together(group, in_order)
+
     def _read(self, path: str) -> None:
         """Index an archive. One that ends too soon gives what it has: its run was cut off."""
         with open(path, "rb") as file:

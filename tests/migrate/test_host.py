@@ -20,10 +20,12 @@ import pytest
 from joey.compat.errors import UsageError
 from joey.migrate.sources import listing
 from joey.migrate.sources.ssh import parse
+from joey.migrate.trees.spool import SpoolTree
 
 from ..conftest import Joey
 from .guests import debian_root, make_tree, run
 from .guests import listing as files_of
+from .test_layers import archive
 from .test_registry import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
@@ -285,3 +287,16 @@ def test_mounts_of_a_host() -> None:
         "/ssh (fuse.sshfs) comes from the network: its files are not in the image",
         "/win (ntfs3) is not read: its files are not in the image",
     ]
+
+
+def test_names_of_one_file_that_runs_fetched_apart(tmp_path: Path) -> None:
+    """A run that was killed between them left the one in its archive, and the next fetched the other."""
+    for name, members in (
+        ("0", [("a/first", "file", "x")]),
+        ("1", [("a/second", "file", "x"), ("a/other", "file", "x")]),
+    ):
+        (tmp_path / name).write_bytes(archive(*members))
+    tree = SpoolTree([str(tmp_path / "0"), str(tmp_path / "1")])
+    tree.link({b"a/second": b"a/first", b"a/gone": b"a/first"})
+    assert [tree.entry(path).first for path in (b"a/first", b"a/second", b"a/other")] == [b"", b"a/first", b""]
+    assert tree.entry(b"a/first").open is tree.entry(b"a/second").open
