@@ -79,9 +79,17 @@ class Leases:
                     continue  # given back meanwhile
         return out
 
-    def choose(self, subnet: ipaddress.IPv4Network, gateway: ipaddress.IPv4Address, last: str) -> str:
-        """A free address, after the last one that was given. Raises JoeyError where none is left."""
+    def choose(
+        self,
+        subnet: ipaddress.IPv4Network,
+        gateway: ipaddress.IPv4Address,
+        last: str,
+        prefer: ipaddress.IPv4Address | None = None,
+    ) -> str:
+        """A free address: the preferred one, or one after the last given. Raises JoeyError where none is left."""
         taken = self.taken() | {str(gateway), str(subnet.network_address), str(subnet.broadcast_address)}
+        if prefer is not None and prefer in subnet and str(prefer) not in taken:
+            return str(prefer)
         start = int(ipaddress.IPv4Address(last)) + 1 - int(subnet.network_address) if last else 1
         for step in range(min(subnet.num_addresses, len(taken) + 1)):
             address = str(subnet[(start + step) % subnet.num_addresses])

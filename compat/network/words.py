@@ -3,6 +3,7 @@
 none                                   the loopback link alone
 bridge                                 joey's own bridge, joey0, with an address of its subnet
 bridge,address=10.71.0.9,mac=52:54:00:12:34:56
+bridge,prefer=10.71.0.9                that address where nobody has it, else another
 bridge,name=shop0,subnet=10.80.0.0/24,nat=off
 bridge,name=br0,address=192.168.1.9/24,gateway=192.168.1.1
                                        a bridge that somebody else made
@@ -18,11 +19,14 @@ import re
 
 from ..errors import UsageError
 
-HINT = "networks: none; bridge[,name=,subnet=,address=,gateway=,mac=,mtu=,nat=off,names=on,resolvers=,link=]; cni,name="
+HINT = (
+    "networks: none; bridge[,name=,subnet=,address=,prefer=,gateway=,mac=,mtu=,nat=off,names=on,resolvers=,link=]; "
+    "cni,name="
+)
 BRIDGE, SUBNET = "joey0", "10.71.0.0/24"
 _KEYS = {
     "none": (),
-    "bridge": ("name", "subnet", "address", "gateway", "mac", "mtu", "nat", "names", "resolvers", "link"),
+    "bridge": ("name", "subnet", "address", "prefer", "gateway", "mac", "mtu", "nat", "names", "resolvers", "link"),
     "cni": ("name", "link"),
 }
 _LINK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
@@ -35,8 +39,8 @@ class Network:
     `address` has its subnet's prefix where the word gave one.
     """
 
-    __slots__ = ("address", "gateway", "kind", "link", "mac", "mtu", "name", "names", "nat", "prefix", "resolvers",
-                 "subnet")  # fmt: skip
+    __slots__ = ("address", "gateway", "kind", "link", "mac", "mtu", "name", "names", "nat", "prefer", "prefix",
+                 "resolvers", "subnet")  # fmt: skip
 
     def __init__(self, kind: str, name: str, link: str) -> None:
         self.kind = kind
@@ -44,6 +48,7 @@ class Network:
         self.link = link
         self.subnet: ipaddress.IPv4Network | None = None
         self.address: ipaddress.IPv4Address | None = None
+        self.prefer: ipaddress.IPv4Address | None = None
         self.prefix = 0
         self.gateway: ipaddress.IPv4Address | None = None
         self.mac = ""
@@ -131,6 +136,8 @@ def _read_addresses(network: Network, values: dict[str, str]) -> None:
         network.address = ipaddress.IPv4Address(address)
         if slash:
             network.prefix = ipaddress.IPv4Network(f"0.0.0.0/{prefix}").prefixlen
+    if "prefer" in values:
+        network.prefer = ipaddress.IPv4Address(values["prefer"])
     if "gateway" in values:
         network.gateway = ipaddress.IPv4Address(values["gateway"])
     if "mtu" in values:

@@ -14,6 +14,7 @@ from ...compat.constants import CAPABILITIES
 from ...compat.errors import JoeyError, KernelError, UsageError
 from ...compat.files import read_text, write_atomically
 from ...compat.mountflags import TRACKING
+from ...compat.network.words import networks as parse_networks
 from ...compat.rootpath import Root
 from ...probes.cache import cached_or_probed
 from ...runtime.commands.spec import template
@@ -132,6 +133,34 @@ def layers_of(container: Container, rich: Rich) -> list[str]:
     return [shifted.lower_of(container, rich), f"{container.folder}/fixes"]
 
 
+def remember_addresses(container: Container, entries: list[dict[str, Any]]) -> bool:
+    """Note what its links have got, for its next starts; whether that is new. `entries` are the state's networks."""
+    found = {entry["link"]: entry["address"] for entry in entries if entry.get("address")}
+    if not found or found == _addresses(container):
+        return False
+    write_atomically(f"{container.folder}/addresses.json", json.dumps(found) + "\n")
+    return True
+
+
+def _addresses(container: Container) -> dict[str, str]:
+    try:
+        value: dict[str, str] = json.loads(read_text(f"{container.folder}/addresses.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value
+
+
+def _where_it_was(container: Container, words: list[str]) -> list[str]:
+    """The words of its networks, with the addresses that it had where it says none."""
+    known = _addresses(container)
+    return [
+        f"{word},prefer={known[network.link]}"
+        if network.kind == "bridge" and not (network.address or network.prefer) and network.link in known
+        else word
+        for word, network in zip(words, parse_networks(words), strict=True)
+    ]
+
+
 def write_bundle(container: Container, rich: Rich, init: inits.Init, network: str = "") -> None:
     """Write config.json for the next start. `network`: the namespace that it is to join."""
     os.makedirs(container.bundle, 0o700, exist_ok=True)
@@ -184,7 +213,7 @@ def config_of(container: Container, rich: Rich, init: inits.Init) -> dict[str, A
         LAYERS_ANNOTATION: ";".join(layers_of(container, rich)),
         **{f"io.joey.rich.label.{key}": value for key, value in rich.labels.items()},
     }
-    networks = resolving.words(Guest(rich.lower), rich)
+    networks = _where_it_was(container, resolving.words(Guest(rich.lower), rich))
     quotas = disk.of_others(rich.quotas) if disk.own(container, rich) else rich.quotas
     notes = {
         NETWORK_ANNOTATION: ";".join(networks),

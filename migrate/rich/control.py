@@ -251,6 +251,9 @@ def settle(container: Container) -> None:
     """After a start: wait until it is up, and run the hooks of that moment. What fails is told in its log."""
     rich = container.rich()
     try:
+        state = container.running()
+        if state and config.remember_addresses(container, state.networks):
+            config.write_bundle(container, rich, init_of(container, rich))
         ports.publish(container, rich)
         wait_until_up(container, rich)
         run_hooks(container, rich, "after-services")

@@ -38,8 +38,8 @@ LAYER_OPTION = Option(
 NETWORK_OPTION = Option(
     "--network",
     "NETWORK",
-    "none, bridge, cni,name=LIST; bridge[,name=,subnet=,address=,gateway=,mac=,mtu=,nat=off,names=on,resolvers=,"
-    "link=]; may be repeated",
+    "none, bridge, cni,name=LIST; bridge[,name=,subnet=,address=,prefer=,gateway=,mac=,mtu=,nat=off,names=on,"
+    "resolvers=,link=]; may be repeated",
     many=True,
 )
 PLAN_OPTIONS = (

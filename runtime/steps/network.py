@@ -155,7 +155,7 @@ class AttachNetworks(Step):
         _check_like(network, record)
         subnet, gateway = ipaddress.IPv4Network(record["subnet"]), ipaddress.IPv4Address(record["gateway"])
         if network.address is None:
-            address = leases.choose(subnet, gateway, record.get("last", ""))
+            address = leases.choose(subnet, gateway, record.get("last", ""), network.prefer)
         else:
             address = str(network.address)
             if network.address not in subnet or network.address in (

@@ -669,6 +669,33 @@ def test_an_upgrade_that_does_not_hold(rich: Rich, machine: Callable[..., Path],
     assert rich.inspect("two")["pid"] == pid, "what can't be is told before anything is stopped"
 
 
+def test_its_address_stays(there: Rich, machine: Callable[..., Path]) -> None:
+    """Over a stop, a crash and an upgrade, though others come meanwhile; not where another has taken it."""
+
+    def address(name: str) -> str:
+        words = there.inside(name, "ip -4 -o address show dev eth0").split()
+        return words[words.index("inet") + 1]
+
+    root = str(machine("old"))
+    there("run", "--rootfs", root, "--name", "one", "--network", "bridge", "--restart", "always")
+    was = address("one")
+    wait_for(lambda: was.partition("/")[0] in (there.store / "one/bundle/config.json").read_text())
+    there("run", "--rootfs", root, "--name", "two", "--network", "bridge")
+    assert address("two") != was
+    pid = there.inspect("one")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: there.inspect("one").get("pid") not in (0, None, pid) and there.status("one") == "running")
+    assert address("one") == was
+    there("restart", "one")
+    assert address("one") == was
+    there("upgrade", "--rootfs", str(machine("new")), "one")
+    assert address("one") == was
+    there("stop", "one")
+    there("run", "--rootfs", root, "--name", "three", "--network", f"bridge,address={was.partition('/')[0]}")
+    there("start", "one")
+    assert address("one") != was
+
+
 def test_ports_that_are_none(rich: Rich, machine: Callable[..., Path]) -> None:
     root = str(machine())
     for words, said in (
