@@ -132,11 +132,9 @@ def _beside(folder: str, word: str) -> str:
     transport, colon, place = word.partition(":")
     if "://" in word:
         return word
-    return (
-        f"{transport}:{os.path.join(folder, place)}"
-        if colon and transport in TRANSPORTS
-        else os.path.join(folder, word)
-    )
+    if colon and transport in TRANSPORTS:
+        return f"{transport}:{os.path.join(folder, place)}"
+    return os.path.join(folder, word)
 
 
 def journal_of(path: str) -> str:

@@ -344,7 +344,9 @@ def _mount_steps(
         if entry.get("type") == "mqueue" and plan.mechanism("fs.mqueue") == "none":
             continue
         if entry.get("type") in ("cgroup", "cgroup2") and not is_bind(entry):
-            out.append(rootfs.MountCgroups(root, entry, state.cgroup, cgroupns))
+            from .steps.cgroupmounts import MountCgroups
+
+            out.append(MountCgroups(root, entry, state.cgroup, cgroupns))
             continue
         label = bundle.linux.get("mountLabel", "") if plan.mechanism("selinux") == "native" else ""
         step = rootfs.MountEntry(root, entry, bundle.path, plan.mechanism("recursive-attributes"), extra, label,

@@ -16,8 +16,8 @@ from ..compat import files
 from ..compat.errors import JoeyError, StateError
 from .bundle import Bundle, is_bind
 from .options import Arguments, Option
+from .steps.cgroupmounts import cgroup_places
 from .steps.devices import DEFAULT_DEVICES
-from .steps.rootfs import cgroup_places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -178,7 +178,6 @@ def _check_whole(tool: str, chain: list[DiskImage], parts: tuple[Part, ...], opt
                 if ends and depth == 0:
                     path, size = next(((name, size) for end, name, size in ends if start < end), ends[-1][1:])
                 if offset + length > size:
-                    process.kill()
                     raise DiskError(
                         f"{path} is cut off: it has {size} bytes, and data of the disk up to {offset + length}",
                         "copy it anew",

@@ -28,16 +28,20 @@ _EXT4_ONLY = 0x40 | 0x80 | 0x200  # extents, 64bit, flex_bg
 
 
 class FileSystem:
-    """`type` is the kernel's name or, where joey can't read it, a name for people; `dirty`: a journal to replay first.
+    """`type` is the kernel's name or, where joey can't read it, a name for people; `dirty`: a journal to replay first;
+    `devices`: on how many volumes it is.
 
     `dirty` is None where only mounting tells (XFS).
     """
 
-    def __init__(self, type: str, uuid: str = "", label: str = "", dirty: bool | None = False) -> None:
+    def __init__(
+        self, type: str, uuid: str = "", label: str = "", dirty: bool | None = False, devices: int = 1
+    ) -> None:
         self.type = type
         self.uuid = uuid
         self.label = label
         self.dirty = dirty
+        self.devices = devices
 
     @property
     def readable(self) -> bool:
@@ -92,7 +96,8 @@ def _btrfs(volume: Blocks) -> FileSystem | None:
     if block[0x40:0x48] != b"_BHRfS_M":
         return None
     dirty = unpack_from("<Q", block, 0x60)[0] != 0  # log_root
-    return FileSystem("btrfs", _uuid(block[0x20:0x30]), _label(block[0x12B:0x22B]), dirty)
+    devices = unpack_from("<Q", block, 0x88)[0]
+    return FileSystem("btrfs", _uuid(block[0x20:0x30]), _label(block[0x12B:0x22B]), dirty, devices)
 
 
 def _of_the_pc(volume: Blocks) -> FileSystem | None:

@@ -144,11 +144,16 @@ def layout(lines: list[Line], root: Volume, volumes: list[Volume]) -> Layout:
     return Layout(mounts, missing, notes)
 
 
+def is_one(volume: Volume, other: Volume) -> bool:
+    """Whether two volumes are devices of one file system (btrfs)."""
+    one, two = volume.file_system, other.file_system
+    return one is not None and two is not None and one.devices > 1 and (one.type, one.uuid) == (two.type, two.uuid)
+
+
 def candidates(volumes: list[Volume], wanted: str) -> list[Volume]:
     """The volumes that the root may be on: all that joey reads, or the one that is wanted. Raises DiskError."""
     readable = [v for v in volumes if v.file_system and v.file_system.readable and not v.error]
-    first = {v.file_system.uuid: v for v in reversed(readable) if v.file_system and v.type == "btrfs"}
-    readable = [v for v in readable if v.type != "btrfs" or not v.file_system or first[v.file_system.uuid] is v]
+    readable = [v for place, v in enumerate(readable) if not any(is_one(v, other) for other in readable[:place])]
     if wanted:
         word = wanted.removeprefix("/dev/")
         readable = [v for v in readable if word in v.names or word == v.title]

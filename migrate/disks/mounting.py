@@ -107,7 +107,9 @@ class Mounts:
             self._prepare(volume)
         attached = [self._attach(volume)]
         try:
-            for other in self._beside(volume):
+            for other in self._volumes:
+                if other is volume or not guest.is_one(volume, other):
+                    continue
                 if other not in self._copies:
                     self._prepare(other)
                 attached.append(self._attach(other))
@@ -118,16 +120,6 @@ class Mounts:
         finally:
             for device, _ in attached:
                 os.close(device)
-
-    def _beside(self, volume: Volume) -> list[Volume]:
-        """The other devices of a btrfs on several."""
-        own = volume.file_system
-        return [
-            other
-            for other in self._volumes
-            if own and other is not volume and other.type == "btrfs" == own.type and other.file_system
-            and other.file_system.uuid == own.uuid
-        ]  # fmt: skip
 
     def _attach(self, volume: Volume) -> tuple[int, str]:
         if volume in self._copies:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from .read import Image
 
-_MOST_WARNINGS = 100
 _PROGRESS = ".joey-unpack.json"
 # what docker gives: enough for services that start as root and give their rights up
 CAPABILITIES = [
@@ -117,7 +116,8 @@ def _layers(image: Image, folder: str, limits: Limits, progress: Progress, nativ
                 unpacker.again = resumed and index == state
                 (unpacker.recall if index < state else unpacker.apply)(reader, progress.at)
                 layer.finish()
-                unpacker.warnings += reader.losses[:_MOST_WARNINGS]
+                for loss in reader.losses:
+                    unpacker.warn(loss)
                 left -= reader.unpacked
                 entries -= reader.entries
             if index >= state:

@@ -107,7 +107,7 @@ class Unpacker:
         self._forget()
         self._finish.clear()
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         if len(self.warnings) < _MOST_WARNINGS and text not in self.warnings[-20:]:
             self.warnings.append(text)
 
@@ -206,7 +206,7 @@ class Unpacker:
         except PermissionError:
             if self._owners:
                 raise
-            self._warn(f"{shown(entry.path)}: a {entry.kind} takes root to make; it is an empty file here")
+            self.warn(f"{shown(entry.path)}: a {entry.kind} takes root to make; it is an empty file here")
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent))
         self._attributes_by_name(entry, parent, name)
 
@@ -248,7 +248,7 @@ class Unpacker:
         except KernelError as error:
             if error.errno not in (errno.ENOTSUP, errno.EPERM):
                 raise
-            self._warn(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
+            self.warn(f"{shown(entry.path)}: its attribute {key} can't be set here ({error.message})")
 
     def _note_owner(self, entry: Entry, path: str, status: os.stat_result, follow: bool) -> None:
         """Write down to whom a plain user's file belongs, for a container whose ids are pretended."""
@@ -267,7 +267,7 @@ class Unpacker:
             os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)
         os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=parent, follow_symlinks=False)
         for key, _ in entry.xattrs:
-            self._warn(f"{shown(entry.path)}: the attribute {os.fsdecode(key)} of a {entry.kind} is not set")
+            self.warn(f"{shown(entry.path)}: the attribute {os.fsdecode(key)} of a {entry.kind} is not set")
 
     def _whiteout(self, entry: Entry, made: set[int]) -> None:
         """Take away what the layers below have; what this layer itself put there stays."""

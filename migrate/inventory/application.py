@@ -123,10 +123,7 @@ def look(tree: Tree, prefix: bytes) -> Application:
             _ports(tree, entry, found)
     found.libraries = {library: who for library, who in needed.items() if library not in own}
     found.programs = [path for path, kind in executables if kind == "program"]
-    if start := starters.by_procfile(tree, prefix):
-        found.reasons["procfile"] = start.why
-        found.entrypoint = start.command
-    _entrypoint(found, executables, prefix, starters.by_runtime(tree, prefix, found.runtimes))
+    _entrypoint(tree, found, executables, prefix)
     found.reasons.setdefault("user", "no unit and no script of its names another")
     _health(found, executables)
     _advise(found)
@@ -169,9 +166,7 @@ def _ports(tree: Tree, entry: Entry, found: Application) -> None:
                 found.ports.setdefault(int(number), shown(entry.path))
 
 
-def _entrypoint(
-    found: Application, executables: list[tuple[str, str]], prefix: bytes, start: starters.Start | None
-) -> None:
+def _entrypoint(tree: Tree, found: Application, executables: list[tuple[str, str]], prefix: bytes) -> None:
     """Which of its executables starts it."""
     name = prefix.rpartition(b"/")[2].decode("utf-8", "replace")
     stem = re.split(r"[-_.]\d", name)[0]
@@ -181,8 +176,8 @@ def _entrypoint(
         unit, _, command = started.partition(": ")
         found.entrypoint, found.reasons["entrypoint"] = shlex.split(command), f"{unit} starts it so"
         return
-    if why := found.reasons.pop("procfile", ""):
-        found.reasons["entrypoint"] = why
+    if start := starters.by_procfile(tree, prefix):
+        found.entrypoint, found.reasons["entrypoint"] = start.command, start.why
         return
     for wanted in (name, stem, f"{stem}.sh", f"{stem}d"):
         for path, last in places:
@@ -196,7 +191,7 @@ def _entrypoint(
                 found.entrypoint = [path, "run"] if wanted == "catalina.sh" else [path]
                 found.reasons["entrypoint"] = f"{last} is a usual name for what starts an application"
                 return
-    if start:
+    if start := starters.by_runtime(tree, prefix, found.runtimes):
         found.entrypoint, found.reasons["entrypoint"] = start.command, start.why
         for number, where in start.ports.items():
             found.ports.setdefault(number, where)

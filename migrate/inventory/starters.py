@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..trees.entry import Tree
 
 _LARGEST_TEXT = 1 << 20
-_LARGEST_JAR = 256 << 20
+_LARGEST_JAR = 100 << 20
 _PYTHON = ("__main__.py", "app.py", "main.py", "server.py", "run.py")
 _PORTS = re.compile(
     r"\.listen\(\s*(\d{2,5})\b|\bport\s*[=:]\s*(\d{2,5})\b"

@@ -57,7 +57,7 @@ def is_archive(path: str) -> bool:
 def is_single(path: str) -> bool:
     """Whether a file is an application by itself: a program, a script, an archive of Java."""
     if path.lower().endswith(_ARCHIVES_OF_JAVA):
-        return True
+        return os.path.isfile(path)
     try:
         with open(path, "rb") as file:
             head = file.read(4)
@@ -92,11 +92,8 @@ class ApplicationSource:
             self._unpack()
             tree = ArchiveTree([self._spool])
         title = os.path.basename(os.path.abspath(path))
-        kind = (
-            self._options.kind
-            or ("application" if is_single(path) else "")
-            or ("machine" if is_system(tree) else "application")
-        )
+        is_machine = not is_single(path) and is_system(tree)
+        kind = self._options.kind or ("machine" if is_machine else "application")
         if kind == "machine":
             opened = Opened(tree, "folder", title)
             opened.facts = {"reader": "folder" if self._folder else "archive"}
@@ -122,13 +119,7 @@ class ApplicationSource:
         with open(self._path, "rb") as file:
             head = file.read(6)
             file.seek(0)
-            # zipfile says so of an encrypted member
-            broken: tuple[type[Exception], ...] = (
-                *compress.errors(),
-                zipfile.BadZipFile,
-                NotImplementedError,
-                RuntimeError,
-            )
+            broken: tuple[type[Exception], ...] = (*compress.errors(), zipfile.BadZipFile, RuntimeError)  # encrypted
             try:
                 with open(self._spool, "wb") as target:
                     if head.startswith(b"PK"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .entry import Entry, TreeError, shown
 from .paths import Subtrees
-from .spool import SpoolTree, same_file
+from .spool import SpoolTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -112,13 +112,10 @@ class LowerTree(LayersTree):
         for layer in layers:
             made: set[bytes] = set()
             for entry in layer:
-                if entry.first:
-                    first = self._entries.get(self.place(entry.first))
-                    if first is None:
-                        self.without(entry)
-                    entry = same_file(entry, first)  # noqa: PLW2901
-                entry.open, entry.first = None, b""
-                self.keep(entry, made)
+                found = self.linked(entry) if entry.first else entry
+                assert found is not None, "a link to nothing is an error here"
+                found.open, found.first = None, b""
+                self.keep(found, made)
         self.finish()
         self.index(self._entries)
 

@@ -108,15 +108,11 @@ class SpoolTree(IndexedTree):
                         entry.open = _opener(path, offset, stored, entry.size, reader.pieces)
                         reader.seek_over(file)
                         self.end = file.tell()
-                    elif entry.first:
-                        entry.first = self.place(entry.first)
-                        first = self._entries.get(entry.first)
-                        if first is None:
-                            self.without(entry)
-                            continue
-                        entry = same_file(entry, first)  # noqa: PLW2901
-                    self.keep(entry, made)
-                    self.end = max(self.end, file.tell() if entry.open is None or entry.first else 0)
+                    found = self.linked(entry) if entry.first else entry
+                    if found is None:
+                        continue
+                    self.keep(found, made)
+                    self.end = max(self.end, file.tell() if found.open is None or found.first else 0)
             except ImageError:
                 if not self._cut_off:
                     raise
@@ -125,6 +121,15 @@ class SpoolTree(IndexedTree):
     def keep(self, entry: Entry, made: set[bytes]) -> None:
         """Put an entry of an archive over what the earlier ones have. `made` is for a subclass's use."""
         self._entries[entry.path] = entry
+
+    def linked(self, entry: Entry) -> Entry | None:
+        """A hard link as the same file as what it names; None where that is not there."""
+        entry.first = self.place(entry.first)
+        first = self._entries.get(entry.first)
+        if first is None:
+            self.without(entry)
+            return None
+        return _same_file(entry, first)
 
     def place(self, path: bytes) -> bytes:
         """Where what an archive has at a path goes."""
@@ -148,18 +153,18 @@ class SpoolTree(IndexedTree):
 
     def entry(self, path: bytes) -> Entry:
         """An entry that may be changed by who gets it."""
-        return same_file(self._entries[path], self._entries[path])
+        return _same_file(self._entries[path], self._entries[path])
 
     def target(self, path: bytes) -> bytes | None:
         entry = self._entries.get(path)
         return entry.target if entry is not None and entry.kind == "link" else None
 
 
-def same_file(entry: Entry, file: Entry) -> Entry:
+def _same_file(entry: Entry, file: Entry) -> Entry:
     """An entry with the attributes and content of a file."""
     return Entry(
         entry.path, file.mode, file.uid, file.gid, file.mtime, file.size, file.target, file.device, file.xattrs,
-        entry.first, 0, file.open,
+        entry.first, file.holes, file.open,
     )  # fmt: skip
 
 

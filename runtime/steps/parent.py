@@ -93,6 +93,8 @@ class MakeCgroup(Step):
 
 def _frozen_at(group: Group) -> str:
     """The group, or the next above it that is there, where it is frozen: who joins it is stopped, too."""
+    if group.version == 1 and "freezer" not in group.controllers:
+        return ""
     path = group.path
     while not os.path.isdir(path):
         path = os.path.dirname(path)

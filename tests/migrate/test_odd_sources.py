@@ -278,31 +278,30 @@ def test_times_before_and_after_what_64_bits_of_nanoseconds_hold(joey: Joey, tmp
 # --- disks -------------------------------------------------------------------------------------------------------------
 
 
+def disk_with_fat(folder: Path, table: str, label: str, fstab: str) -> Path:
+    """A disk with a FAT of a name, and a system whose fstab this is."""
+    fat, root, disk = folder / "fat", folder / "root", folder / "disk.raw"
+    with fat.open("wb") as file:
+        file.truncate(34 * MIB)
+    run("mkfs.vfat", "-F", "32", "-i", "1234ABCD", "-n", label, fat)
+    tree = system(folder / "tree")
+    (tree / "etc/fstab").write_text(fstab)
+    make_file_system(root, "ext4", 32 * MIB, tree, "-L", "root")
+    partitioned(disk, table, [fat, root])
+    return disk
+
+
 @pytest.mark.parametrize("name", ["UUID=1234-ABCD", "LABEL=UEFI", "/dev/sdz1"])
 def test_a_machine_of_uefi(name: str, joey: Joey, tmp_path: Path) -> None:
-    esp, root, disk = tmp_path / "esp", tmp_path / "root", tmp_path / "disk.raw"
-    with esp.open("wb") as file:
-        file.truncate(34 * MIB)
-    run("mkfs.vfat", "-F", "32", "-i", "1234ABCD", "-n", "UEFI", esp)
-    tree = system(tmp_path / "tree")
-    (tree / "etc/fstab").write_text(f"LABEL=root / ext4 defaults 0 1\n{name} /boot/efi vfat umask=0077 0 1\n")
-    make_file_system(root, "ext4", 32 * MIB, tree, "-L", "root")
-    partitioned(disk, "gpt", [esp, root])
+    fstab = f"LABEL=root / ext4 defaults 0 1\n{name} /boot/efi vfat umask=0077 0 1\n"
+    disk = disk_with_fat(tmp_path, "gpt", "UEFI", fstab)
     report = migrate(joey, disk, "--to", f"oci:{tmp_path}/new")
     assert [line for line in report["warnings"] if "/boot/efi is for the firmware" in line]
 
 
 @pytest.mark.parametrize("name", ["UUID=1234-ABCD", "LABEL=DATA"])
 def test_a_volume_of_another_kind_is_named(name: str, joey: Joey, tmp_path: Path) -> None:
-    fat, root, disk = tmp_path / "fat", tmp_path / "root", tmp_path / "disk.raw"
-    with fat.open("wb") as file:
-        file.truncate(34 * MIB)
-    run("mkfs.vfat", "-F", "32", "-i", "1234ABCD", "-n", "DATA", fat)
-    tree = system(tmp_path / "tree")
-    (tree / "etc/fstab").write_text(f"{name} /srv vfat defaults 0 1\n")
-    make_file_system(root, "ext4", 32 * MIB, tree)
-    partitioned(disk, "dos", [fat, root])
-    assert "holds FAT" in refused(joey, disk)
+    assert "holds FAT" in refused(joey, disk_with_fat(tmp_path, "dos", "DATA", f"{name} /srv vfat defaults 0 1\n"))
 
 
 @pytest.mark.parametrize("format", ["raw", "qcow2"])
