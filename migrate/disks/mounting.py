@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _FLAGS = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
 _FICLONERANGE = 0x4020940D
+_BTRFS_FORGET = 0x50009405
 _CHUNK = 4 << 20
 _SUBVOLUMES = ("@", "root", "@rootfs", "@root")  # what distributions call the one that the root is in
 _MOST_SUBVOLUMES = 200
@@ -58,6 +59,7 @@ class Mounts:
         self._ours = ours
         self._places: dict[Volume, str] = {}
         self._copies: dict[Volume, int] = {}
+        self._devices: dict[Volume, tuple[int, str]] = {}  # loop devices, held open, and their nodes
         self._targets: list[str] = []
         self._count = 0
         self._volumes: list[Volume] = []
@@ -103,23 +105,21 @@ class Mounts:
             if "," in subvolume:
                 raise DiskError(f"{volume.title}: joey can't mount a subvolume with a comma in its name")
             options.append(subvolume)
-        if volume not in self._copies:
-            self._prepare(volume)
-        attached = [self._attach(volume)]
-        try:
-            for other in self._volumes:
-                if other is volume or not guest.is_one(volume, other):
-                    continue
-                if other not in self._copies:
-                    self._prepare(other)
-                attached.append(self._attach(other))
-                options.append(f"device={attached[-1][1]}")
-            kind = "ext4" if system.type.startswith("ext") else system.type
-            libc.mount(attached[0][1], target, kind, _FLAGS, ",".join(options))
-            self._targets.append(target)
-        finally:
-            for device, _ in attached:
-                os.close(device)
+        others = [other for other in self._volumes if other is not volume and guest.is_one(volume, other)]
+        options += [f"device={self._node(other)}" for other in others]
+        kind = "ext4" if system.type.startswith("ext") else system.type
+        libc.mount(self._node(volume), target, kind, _FLAGS, ",".join(options))
+        self._targets.append(target)
+
+    def _node(self, volume: Volume) -> str:
+        """The loop device of a volume: one for all its mounts, for btrfs takes no second one for a file system."""
+        if volume not in self._devices:
+            if volume not in self._copies:
+                self._prepare(volume)
+            self._devices[volume] = self._attach(volume)
+            if volume.type == "btrfs":
+                _forget(self._devices[volume][1])  # what it was of before
+        return self._devices[volume][1]
 
     def _attach(self, volume: Volume) -> tuple[int, str]:
         if volume in self._copies:
@@ -139,6 +139,8 @@ class Mounts:
             self._copy(volume)
 
     def _copy(self, volume: Volume) -> None:
+        if volume in self._devices:
+            os.close(self._devices.pop(volume)[0])
         self._count += 1
         path = os.path.join(self._folder, f"volume-{self._count}.raw")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -158,6 +160,11 @@ class Mounts:
             with suppress(KernelError):
                 libc.umount(target, MNT_DETACH)
         self._targets.clear()
+        for volume, (fd, node) in self._devices.items():
+            if volume.file_system and volume.file_system.devices > 1:
+                _forget(node)
+            os.close(fd)
+        self._devices.clear()
         for fd in self._copies.values():
             os.close(fd)
         self._copies.clear()
@@ -204,6 +211,18 @@ class Mounts:
                 raise DiskError(f"{mount.volume.title} can't be mounted at {mount.target}: {error.message}") from None
             finally:
                 os.close(fd)
+
+
+def _forget(node: str) -> None:
+    """Have the kernel know a device as no btrfs's any more. Those of one on several devices it keeps, and takes another
+    file system on one of them for a part of that. Source: btrfs-device(8), scan --forget; Linux 5.1.
+    """
+    with suppress(OSError):  # it is in use, not known, or the kernel is older
+        control = os.open("/dev/btrfs-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(control, _BTRFS_FORGET, bytearray(pack("<q4088s", 0, os.fsencode(node))))
+        finally:
+            os.close(control)
 
 
 def _refused(volume: Volume, error: KernelError) -> DiskError:

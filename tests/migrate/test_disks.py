@@ -262,6 +262,9 @@ def test_a_btrfs_on_two_disks(tree: Path, joey: Joey, tmp_path: Path) -> None:
             run("cp", "-a", f"{tree}/.", tmp_path / "place")
         finally:
             run("umount", tmp_path / "place")
+            run(
+                "btrfs", "device", "scan", "--forget", *loops
+            )  # the next file system on these would be taken for theirs
     before = [digest(disk) for disk in disks]
     migrate(joey, *disks, "--to", f"oci:{tmp_path}/image")
     assert_same(tree, unpacked(joey, tmp_path / "image"))
@@ -269,14 +272,6 @@ def test_a_btrfs_on_two_disks(tree: Path, joey: Joey, tmp_path: Path) -> None:
         assert_untouched(disk, was)
     done = migrate(joey, disks[0], "--to", f"oci:{tmp_path}/none", check=False)
     assert (done.returncode, "can't be mounted" in done.stderr) == (1, True)
-
-
-def test_a_copy_of_a_btrfs_is_no_device_of_it(tree: Path, joey: Joey, tmp_path: Path) -> None:
-    disk, copy = tmp_path / "disk.raw", tmp_path / "copy.raw"
-    make_file_system(disk, "btrfs", 256 * MIB, tree)
-    shutil.copy(disk, copy)
-    migrate(joey, disk, copy, "--to", f"oci:{tmp_path}/image")
-    assert_same(tree, unpacked(joey, tmp_path / "image"))
 
 
 def test_the_same_recipe_gives_the_same_bytes(ext4: Path, joey: Joey, tmp_path: Path) -> None:
