@@ -33,13 +33,7 @@ class ImageSource:
 
     def __enter__(self) -> Opened:
         self._folder = tempfile.mkdtemp(prefix=".joey-layers-", dir=self._options.work)
-        try:
-            return self._opened(self._open())
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
-
-    def _opened(self, image: Image) -> Opened:
+        image = self._open()
         self._digest = str(image.descriptor["digest"])
         paths = []
         for index in range(len(image.layers)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from joey.migrate.image.digest import ImageError
+from joey.migrate.work import Work
 
 from ..conftest import Joey
 from .guests import MIB, make_file_system, partitioned, run
@@ -373,6 +375,22 @@ def test_one_source_twice_at_once(joey: Joey, tmp_path: Path) -> None:
         assert any(each.returncode == 0 for each in runs)
 
 
+def test_a_work_folder_that_goes_as_it_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever had it removes it between the next one's opening and locking it: that has to make its own."""
+    taken = Work([str(tmp_path)], str(tmp_path))
+    os.mkdir(taken.path, 0o700)
+    real = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        os.rmdir(taken.path)
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with taken as place:
+        assert os.path.isdir(place)
+
+
 # --- lists -------------------------------------------------------------------------------------------------------------
 
 
@@ -383,35 +401,41 @@ def test_paths_of_a_list_are_beside_it_and_what_is_gone_is_made_again(joey: Joey
     system(folder / "tree")
     (folder / "all.yaml").write_text(
         "- {name: a, source: 'oci:layout', to: 'oci:images:a'}\n- {name: b, source: tree, to: 'oci:images:b'}\n"
+        "- {name: c, source: tree, to: 'bundle:c'}\n"
     )
     joey("migrate", "batch", str(folder / "all.yaml"), cwd="/")
-    assert sorted(os.listdir(folder)) == ["all.yaml", "all.yaml.done", "images", "layout", "tree"]
-    shutil.rmtree(folder / "images")
+    assert sorted(os.listdir(folder)) == ["all.yaml", "all.yaml.done", "c", "images", "layout", "tree"]
+    for name in ("images", "c"):
+        shutil.rmtree(folder / name)
     joey("migrate", "batch", str(folder / "all.yaml"), cwd="/")
     joey("image", "verify", f"{folder}/images:b")
+    assert (folder / "c/config.json").exists()
 
 
 def test_a_killed_list_leaves_nothing_running(joey: Joey, tmp_path: Path) -> None:
-    layout = image(tmp_path, archive(*BASE, ("big", "file", os.urandom(30 * MIB))))
-    (tmp_path / "all.yaml").write_text(f"- {{name: a, source: 'oci:{layout}', to: 'oci:images:a'}}\n")
+    """Not even what waits for a host that never answers."""
+    words = "[--ssh-option, 'ProxyCommand=sleep 1000', --ssh-option, ConnectTimeout=900]"
+    (tmp_path / "all.yaml").write_text(
+        f"- {{name: a, source: 'ssh://root@192.0.2.1', to: 'oci:a', options: {words}}}\n"
+    )
 
     def migrating() -> bool:
-        lines = subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True, check=True).stdout
-        return str(layout) in lines
+        lines = subprocess.run(["ps", "-e", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        return f"oci:{tmp_path}/a" in lines
 
     with subprocess.Popen(
         joey.command("migrate", "batch", str(tmp_path / "all.yaml")), stderr=subprocess.DEVNULL
     ) as batch:
         until = time.monotonic() + 20
-        while not migrating() and time.monotonic() < until:
-            time.sleep(0.005)
+        while not (seen := migrating()) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(1)
         batch.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 20
+    assert seen
+    until = time.monotonic() + 10
     while migrating() and time.monotonic() < until:
         time.sleep(0.02)
     assert not migrating()
-    joey("migrate", "batch", str(tmp_path / "all.yaml"))
-    joey("image", "verify", f"{tmp_path}/images:a")
 
 
 # --- what starts an application ----------------------------------------------------------------------------------------
