@@ -414,7 +414,8 @@ def test_paths_of_a_list_are_beside_it_and_what_is_gone_is_made_again(joey: Joey
 
 def test_a_killed_list_leaves_nothing_running(joey: Joey, tmp_path: Path) -> None:
     """Not even what waits for a host that never answers."""
-    words = "[--ssh-option, 'ProxyCommand=sleep 1000', --ssh-option, ConnectTimeout=900]"
+    silent = 'ProxyCommand=sh -c "exec 3>&1; cat >/dev/null"'
+    words = f"[--ssh-option, '{silent}', --ssh-option, ConnectTimeout=900]"
     (tmp_path / "all.yaml").write_text(
         f"- {{name: a, source: 'ssh://root@192.0.2.1', to: 'oci:a', options: {words}}}\n"
     )
